@@ -3,12 +3,23 @@
 //! Keys are upstream's etcd keys (`/registry/pods/default/web`). Every successful [`Txn`] takes the next revision, which is
 //! global, monotonic and never reused. `DESIGN.md` beside this crate holds the on-disk format and its crash story.
 
+mod expiry;
+mod memory;
+mod state;
+mod transact;
+mod view;
+mod watch;
+mod wire;
+
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+
+pub use memory::Memory;
+pub use watch::Window;
 
 /// What a reader keeps beside an object's bytes so that it need not decode them again (labels, indexed fields).
 pub type Beside = Arc<dyn Any + Send + Sync>;
@@ -99,9 +110,15 @@ pub struct Txn {
 pub enum Outcome {
     /// One entry per op: the new version, or for a delete the last version with the delete's revision in its wire form
     /// (`None` if there was nothing to delete).
-    Committed { revision: u64, entries: Vec<Option<Arc<Entry>>> },
+    Committed {
+        revision: u64,
+        entries: Vec<Option<Arc<Entry>>>,
+    },
     /// A compare did not hold; the current version of each compared key, in the order of the compares.
-    Conflict { revision: u64, current: Vec<Option<Arc<Entry>>> },
+    Conflict {
+        revision: u64,
+        current: Vec<Option<Arc<Entry>>>,
+    },
 }
 
 /// What happened to a key.
@@ -141,7 +158,11 @@ pub enum Error {
     #[error("revision {asked} is in the future: the store is at {current}")]
     Future { asked: u64, current: u64 },
     #[error("the value of {key} has {size} bytes, more than the limit of {limit}")]
-    TooLarge { key: String, size: usize, limit: usize },
+    TooLarge {
+        key: String,
+        size: usize,
+        limit: usize,
+    },
     #[error("the disk took no more: {0}")]
     Disk(String),
     #[error("the store is shut down")]
@@ -166,7 +187,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Keys under `prefix`, after `start_after` (exclusive) if given, as of revision `at` (`None`: latest, linearizable), at
     /// most `limit` of them (0: all). Cheap: entries are shared, not copied.
-    async fn range(&self, prefix: &str, start_after: Option<&str>, at: Option<u64>, limit: usize) -> Result<Range, Error>;
+    async fn range(
+        &self,
+        prefix: &str,
+        start_after: Option<&str>,
+        at: Option<u64>,
+        limit: usize,
+    ) -> Result<Range, Error>;
 
     /// Applies a transaction. When this returns `Committed` and the transaction was not lazy, it is on disk.
     async fn txn(&self, txn: Txn) -> Result<Outcome, Error>;
