@@ -1,1 +1,7 @@
-//! (to come)
+//! How controllers run: a queue of keys, workers, back-off.
+//!
+//! A controller is informers of views, this queue, a pure `plan`, and an executor that carries the plan out (law 6).
+
+pub mod queue;
+
+pub use queue::{Outcome, Queue, Settings};

@@ -1,0 +1,157 @@
+//! How a request reaches the API server: a call inside the process, or HTTPS.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use skiff_http::{Body, Handler};
+
+use crate::Error;
+
+/// Carries requests.
+#[async_trait::async_trait]
+pub trait Transport: Send + Sync + 'static {
+    /// Sends one request; its URI has a path and a query only.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] when no answer came.
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error>;
+}
+
+/// Who a call inside the process is made by. A request extension, never a header, so that nobody outside can claim it;
+/// the API server authorizes it like any other user.
+#[derive(Debug, Clone)]
+pub struct InProcess {
+    pub user: Arc<str>,
+    pub groups: Arc<[String]>,
+}
+
+/// Calls the API server in this process. Same authorization, admission and audit as over the network.
+pub struct LocalTransport {
+    handler: Arc<dyn Handler>,
+    identity: InProcess,
+}
+
+impl LocalTransport {
+    /// Calls `handler` as `user` in `groups` (`system:authenticated` is added by the server).
+    #[must_use]
+    pub fn new(handler: Arc<dyn Handler>, user: &str, groups: &[&str]) -> Self {
+        let groups = groups.iter().map(|g| (*g).to_owned()).collect();
+        Self {
+            handler,
+            identity: InProcess {
+                user: user.into(),
+                groups,
+            },
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Transport for LocalTransport {
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
+        request.extensions_mut().insert(self.identity.clone());
+        Ok(self.handler.handle(request).await)
+    }
+}
+
+/// How to reach and prove oneself to a server.
+#[derive(Debug, Clone, Default)]
+pub struct HttpsConfig {
+    /// `https://host:port`.
+    pub server: String,
+    /// The authority that signed the server's certificate, PEM.
+    pub ca: String,
+    /// A client certificate and its key, PEM.
+    pub identity: Option<(String, String)>,
+    /// A file with a bearer token, read anew for each request since it rotates.
+    pub token_file: Option<PathBuf>,
+    /// A bearer token.
+    pub token: Option<String>,
+}
+
+/// Speaks HTTPS to one server, over few connections (HTTP/2).
+pub struct HttpsTransport {
+    client: HyperClient<hyper_rustls::HttpsConnector<HttpConnector>, Body>,
+    config: HttpsConfig,
+}
+
+impl HttpsTransport {
+    /// Prepares connections; none is made yet.
+    ///
+    /// # Errors
+    /// When a certificate cannot be used.
+    pub fn new(config: HttpsConfig) -> Result<Self, Error> {
+        let identity = config
+            .identity
+            .as_ref()
+            .map(|(c, k)| (c.as_str(), k.as_str()));
+        let tls = skiff_http::tls::client_config(&config.ca, identity, false)
+            .map_err(|e| Error::Transport(e.to_string()))?;
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(std::time::Duration::from_secs(10)));
+        // The connector sets ALPN itself and insists that the configuration did not.
+        let mut tls = Arc::unwrap_or_clone(tls);
+        tls.alpn_protocols.clear();
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_only()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(tcp);
+        let client = HyperClient::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .http2_keep_alive_interval(std::time::Duration::from_secs(30))
+            .http2_keep_alive_timeout(std::time::Duration::from_secs(15))
+            .build(connector);
+        Ok(Self { client, config })
+    }
+}
+
+#[async_trait::async_trait]
+impl Transport for HttpsTransport {
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
+        let fail =
+            |e: &dyn std::fmt::Display| Error::Transport(format!("{}: {e}", self.config.server));
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str);
+        let uri = format!("{}{path}", self.config.server);
+        *request.uri_mut() = uri.parse().map_err(|e| fail(&e))?;
+        let token = match (&self.config.token, &self.config.token_file) {
+            (Some(token), _) => Some(token.clone()),
+            (None, Some(file)) => Some(
+                tokio::fs::read_to_string(file)
+                    .await
+                    .map_err(|e| fail(&e))?,
+            ),
+            (None, None) => None,
+        };
+        if let Some(token) = token {
+            let value = format!("Bearer {}", token.trim())
+                .parse()
+                .map_err(|e| fail(&e))?;
+            request
+                .headers_mut()
+                .insert(http::header::AUTHORIZATION, value);
+        }
+        let answer = self.client.request(request).await.map_err(|e| {
+            let mut text = e.to_string();
+            let mut source = std::error::Error::source(&e);
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            fail(&text)
+        })?;
+        Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
+    }
+}

@@ -1,0 +1,119 @@
+//! One body type for requests and answers, buffered or streamed.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+
+/// What a stream of body bytes can fail with.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request's or an answer's body.
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// A body that is all there.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// No body.
+#[must_use]
+pub fn empty() -> Body {
+    full(Bytes::new())
+}
+
+/// A body fed through a bounded queue: what a watch or a log stream is. Ends when the sender is dropped.
+#[must_use]
+pub fn channel(bound: usize) -> (tokio::sync::mpsc::Sender<Bytes>, Body) {
+    let (tx, rx) = tokio::sync::mpsc::channel(bound);
+    (tx, Streamed(rx).boxed_unsync())
+}
+
+/// A body of pieces that arrive over a queue.
+struct Streamed(tokio::sync::mpsc::Receiver<Bytes>);
+
+impl http_body::Body for Streamed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        self.0
+            .poll_recv(cx)
+            .map(|piece| piece.map(|b| Ok(http_body::Frame::data(b))))
+    }
+}
+
+/// A body made of chunks that already exist: a LIST is the concatenation of shared bytes.
+#[must_use]
+pub fn chunks(chunks: Vec<Bytes>) -> Body {
+    let length = chunks.iter().map(|c| c.len() as u64).sum();
+    Chunks {
+        chunks: chunks.into_iter(),
+        left: length,
+    }
+    .boxed_unsync()
+}
+
+struct Chunks {
+    chunks: std::vec::IntoIter<Bytes>,
+    left: u64,
+}
+
+impl http_body::Body for Chunks {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        let next = self.chunks.next();
+        if let Some(chunk) = &next {
+            self.left -= chunk.len() as u64;
+        }
+        std::task::Poll::Ready(next.map(|b| Ok(http_body::Frame::data(b))))
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.left)
+    }
+}
+
+/// Why [`collect`] gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("the body broke off: {0}")]
+    Broken(BodyError),
+}
+
+/// Reads a whole body of at most `limit` bytes.
+///
+/// # Errors
+/// When it is larger, or the connection breaks.
+pub async fn collect(mut body: Body, limit: usize) -> Result<Bytes, CollectError> {
+    // Most bodies are one frame, which is passed on without a copy.
+    let mut first = Bytes::new();
+    let mut all = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(CollectError::Broken)?.into_data() else {
+            continue;
+        };
+        if first.len() + all.len() + data.len() > limit {
+            return Err(CollectError::TooLarge(limit));
+        }
+        if first.is_empty() && all.is_empty() {
+            first = data;
+            continue;
+        }
+        if all.is_empty() {
+            all = std::mem::take(&mut first).to_vec();
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(if all.is_empty() { first } else { all.into() })
+}

@@ -1,0 +1,83 @@
+//! Connections that stop being HTTP: WebSocket, SPDY, and tunnels between the two ends of a proxied stream.
+
+use hyper_util::rt::TokioIo;
+
+use crate::{Body, Error, empty};
+
+/// A raw connection after a `101 Switching Protocols`.
+pub type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
+
+/// Whether the client asks to leave HTTP, and for what (`websocket`, `spdy/3.1`; lower case).
+#[must_use]
+pub fn requested(headers: &http::HeaderMap) -> Option<String> {
+    let connection = headers.get_all(http::header::CONNECTION);
+    let asks = connection.iter().filter_map(|v| v.to_str().ok()).any(|v| {
+        v.split(',')
+            .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+    });
+    let protocol = headers.get(http::header::UPGRADE)?.to_str().ok()?;
+    asks.then(|| protocol.to_ascii_lowercase())
+}
+
+/// Answers `101` and gives the raw connection to `then` once the answer is out.
+pub fn accept<F, Fut>(
+    request: &mut http::Request<Body>,
+    mut answer: http::Response<()>,
+    then: F,
+) -> http::Response<Body>
+where
+    F: FnOnce(Upgraded) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let upgrade = hyper::upgrade::on(request);
+    *answer.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => then(TokioIo::new(connection)).await,
+            Err(error) => tracing::debug!(%error, "the client went away before its upgrade"),
+        }
+    });
+    answer.map(|()| empty())
+}
+
+/// Carries bytes both ways until both ends closed.
+pub async fn tunnel(mut a: Upgraded, mut b: Upgraded) {
+    if let Err(error) = tokio::io::copy_bidirectional(&mut a, &mut b).await {
+        tracing::trace!(%error, "a tunnel broke");
+    }
+}
+
+/// Sends an upgrade request over a fresh TLS connection and returns the answer, with the raw connection if it was `101`.
+///
+/// # Errors
+/// When the peer cannot be reached or does not speak HTTP.
+pub async fn dial(
+    address: &str,
+    server_name: rustls::pki_types::ServerName<'static>,
+    tls: std::sync::Arc<rustls::ClientConfig>,
+    request: http::Request<Body>,
+) -> Result<(http::Response<hyper::body::Incoming>, Option<Upgraded>), Error> {
+    let fail = |e: &dyn std::fmt::Display| Error::Connect(address.to_owned(), e.to_string());
+    let tcp = tokio::net::TcpStream::connect(address)
+        .await
+        .map_err(|e| fail(&e))?;
+    tcp.set_nodelay(true).map_err(|e| fail(&e))?;
+    let connector = tokio_rustls::TlsConnector::from(tls);
+    let stream = connector
+        .connect(server_name, tcp)
+        .await
+        .map_err(|e| fail(&e))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| fail(&e))?;
+    let driver = tokio::spawn(connection.with_upgrades());
+    let mut answer = sender.send_request(request).await.map_err(|e| fail(&e))?;
+    if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        drop(driver);
+        return Ok((answer, None));
+    }
+    let raw = hyper::upgrade::on(&mut answer)
+        .await
+        .map_err(|e| Error::Upgrade(e.to_string()))?;
+    Ok((answer, Some(TokioIo::new(raw))))
+}
