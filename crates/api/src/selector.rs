@@ -380,7 +380,9 @@ impl<'a> Parser<'a> {
                             }
                         }
                         (_, word) => {
-                            return Err(format!("found '{word}', expected: ',' or 'end of string'"));
+                            return Err(format!(
+                                "found '{word}', expected: ',' or 'end of string'"
+                            ));
                         }
                     }
                 }
