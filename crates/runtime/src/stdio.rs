@@ -16,7 +16,8 @@ pub(crate) struct Pipe(Option<Arc<AsyncFd<File>>>);
 impl Pipe {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         crate::sys::nonblocking(fd.as_raw_fd())?;
-        Ok(Self(Some(Arc::new(AsyncFd::new(File::from(fd))?))))
+        // SAFETY: the file is owned and nobody replaces it while it is registered.
+        Ok(Self(Some(Arc::new(unsafe { AsyncFd::register(File::from(fd)) }?))))
     }
 
     /// The same descriptor once more: a terminal's other direction.

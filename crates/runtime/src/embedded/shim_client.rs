@@ -32,7 +32,9 @@ impl Answer {
 
 impl Conn {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        Ok(Self(AsyncFd::new(sys::connect(&dir.join("shim.sock"))?)?))
+        let socket = sys::connect(&dir.join("shim.sock"))?;
+        // SAFETY: the socket is owned and nobody replaces it while it is registered.
+        Ok(Self(unsafe { AsyncFd::register(socket) }?))
     }
 
     pub(super) async fn send(&self, op: Op, fields: &[&str], fds: &[RawFd]) -> io::Result<()> {

@@ -25,7 +25,7 @@ pub fn normalize(reference: &str) -> Result<String> {
     };
     let domain = if domain == "index.docker.io" { "docker.io" } else { domain };
     let path = if domain == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path };
-    if domain.is_empty() || !domain.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b)) {
+    if !domain.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[') || !domain.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b)) {
         return Err(bad("invalid registry"));
     }
     let component = |c: &str| {

@@ -6,7 +6,6 @@
 use std::ffi::{CString, OsStr};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Attempt, Error, Result};
@@ -107,7 +106,10 @@ fn one<R: Read>(
     use tar::EntryType as T;
     let header = entry.header().clone();
     let kind = header.entry_type();
-    let (mode, uid, gid, mtime) = (header.mode()? & 0o7777, header.uid()?, header.gid()?, header.mtime().unwrap_or(0));
+    // Some writers leave fields empty, which others read as zero.
+    let or_zero = |r: io::Result<u64>| r.unwrap_or(0);
+    let mode = header.mode().unwrap_or(0o755) & 0o7777;
+    let (uid, gid, mtime) = (or_zero(header.uid()), or_zero(header.gid()), or_zero(header.mtime()));
     let (dir, name) = parent(root, path)?;
     let at = dir.as_raw_fd();
     if let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") {
