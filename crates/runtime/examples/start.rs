@@ -18,18 +18,30 @@ async fn main() -> Result<()> {
         state: dir.join("s"),
         network: Arc::new(LoopbackOnly),
         world: world::World::real(),
-        self_exe: std::env::args_os().nth(1).unwrap_or("/proc/self/exe".into()).into(),
+        self_exe: std::env::args_os()
+            .nth(1)
+            .unwrap_or("/proc/self/exe".into())
+            .into(),
         cgroup_root: format!("skiff-start-{}", std::process::id()),
         cgroup_driver: CgroupDriver::Cgroupfs,
     })
     .await?;
-    runtime.import_image(Box::new(std::io::Cursor::new(image()))).await?;
+    runtime
+        .import_image(Box::new(std::io::Cursor::new(image())))
+        .await?;
     for quiet in [Duration::ZERO, Duration::from_secs(1)] {
-        println!("{quiet:?} between Pods: sandbox, create, start, exec, exec, stop, remove (ms); shim PSS, private (kB)");
+        println!(
+            "{quiet:?} between Pods: sandbox, create, start, exec, exec, stop, remove (ms); shim PSS, private (kB)"
+        );
         for _ in 0..6 {
             tokio::time::sleep(quiet).await;
             let mut steps = vec![Instant::now()];
-            let sandbox = runtime.run_pod_sandbox(SandboxConfig { hostname: "p".into(), ..Default::default() }).await?;
+            let sandbox = runtime
+                .run_pod_sandbox(SandboxConfig {
+                    hostname: "p".into(),
+                    ..Default::default()
+                })
+                .await?;
             steps.push(Instant::now());
             let mut config = ContainerConfig {
                 image: "busybox:start".into(),
@@ -42,24 +54,44 @@ async fn main() -> Result<()> {
             runtime.start_container(&id).await?;
             steps.push(Instant::now());
             for _ in 0..2 {
-                runtime.exec_sync(&id, vec!["/busybox".into(), "true".into()], None).await?;
+                runtime
+                    .exec_sync(&id, vec!["/busybox".into(), "true".into()], None)
+                    .await?;
                 steps.push(Instant::now());
             }
-            let shim = runtime.pod_sandbox_status(&sandbox).await?.shim_pid.unwrap_or(0);
-            let rollup = std::fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).unwrap_or_default();
-            let field = |name: &str| rollup.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("?").trim().to_owned();
+            let shim = runtime
+                .pod_sandbox_status(&sandbox)
+                .await?
+                .shim_pid
+                .unwrap_or(0);
+            let rollup =
+                std::fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).unwrap_or_default();
+            let field = |name: &str| {
+                rollup
+                    .lines()
+                    .find_map(|l| l.strip_prefix(name))
+                    .unwrap_or("?")
+                    .trim()
+                    .to_owned()
+            };
             let memory = format!("{}, {}", field("Pss:"), field("Private_Dirty:"));
             steps.push(Instant::now());
             runtime.stop_container(&id, Duration::ZERO).await?;
             steps.push(Instant::now());
             runtime.remove_pod_sandbox(&sandbox).await?;
             steps.push(Instant::now());
-            let times: Vec<_> = steps.windows(2).map(|w| format!("{:.1}", (w[1] - w[0]).as_secs_f64() * 1e3)).collect();
+            let times: Vec<_> = steps
+                .windows(2)
+                .map(|w| format!("{:.1}", (w[1] - w[0]).as_secs_f64() * 1e3))
+                .collect();
             println!("{}  {memory}", times.join(" "));
         }
     }
     drop(runtime);
-    std::fs::remove_dir_all(&dir).map_err(|source| Error::Io { attempt: "cleaning up".into(), source })
+    std::fs::remove_dir_all(&dir).map_err(|source| Error::Io {
+        attempt: "cleaning up".into(),
+        source,
+    })
 }
 
 fn image() -> Vec<u8> {
@@ -73,12 +105,27 @@ fn image() -> Vec<u8> {
         let _ = tar.append_data(&mut h, path, data);
     };
     let mut layer = tar::Builder::new(Vec::new());
-    file(&mut layer, "busybox", &std::fs::read("/bin/busybox").unwrap_or_default());
+    file(
+        &mut layer,
+        "busybox",
+        &std::fs::read("/bin/busybox").unwrap_or_default(),
+    );
     let layer = layer.into_inner().unwrap_or_default();
-    let digest: String = Sha256::digest(&layer).iter().map(|b| format!("{b:02x}")).collect();
+    let digest: String = Sha256::digest(&layer)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
     let mut image = tar::Builder::new(Vec::new());
-    file(&mut image, "c", format!(r#"{{"config":{{}},"rootfs":{{"diff_ids":["sha256:{digest}"]}}}}"#).as_bytes());
+    file(
+        &mut image,
+        "c",
+        format!(r#"{{"config":{{}},"rootfs":{{"diff_ids":["sha256:{digest}"]}}}}"#).as_bytes(),
+    );
     file(&mut image, "l", &layer);
-    file(&mut image, "manifest.json", br#"[{"Config":"c","RepoTags":["busybox:start"],"Layers":["l"]}]"#);
+    file(
+        &mut image,
+        "manifest.json",
+        br#"[{"Config":"c","RepoTags":["busybox:start"],"Layers":["l"]}]"#,
+    );
     image.into_inner().unwrap_or_default()
 }

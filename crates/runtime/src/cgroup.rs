@@ -48,22 +48,35 @@ impl Cgroups {
         if Path::new(V2).join("cgroup.controllers").exists() {
             return Ok(Self { v1: vec![], prefix });
         }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").attempt(|| "reading mountinfo".into())?;
+        let mounts =
+            fs::read_to_string("/proc/self/mountinfo").attempt(|| "reading mountinfo".into())?;
         let mut v1 = Vec::new();
         for line in mounts.lines() {
-            let Some((left, right)) = line.split_once(" - ") else { continue };
-            let right: Vec<_> = right.split(' ').collect();
-            let (Some(&"cgroup"), Some(options), Some(at)) = (right.first(), right.get(2), left.split(' ').nth(4)) else {
+            let Some((left, right)) = line.split_once(" - ") else {
                 continue;
             };
-            let known = ["cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "hugetlb"];
-            let names: Vec<_> = options.split(',').filter(|o| known.contains(o) || o.starts_with("name=")).collect();
+            let right: Vec<_> = right.split(' ').collect();
+            let (Some(&"cgroup"), Some(options), Some(at)) =
+                (right.first(), right.get(2), left.split(' ').nth(4))
+            else {
+                continue;
+            };
+            let known = [
+                "cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio",
+                "hugetlb",
+            ];
+            let names: Vec<_> = options
+                .split(',')
+                .filter(|o| known.contains(o) || o.starts_with("name="))
+                .collect();
             if !names.is_empty() && !v1.iter().any(|(n, _)| *n == names.join(",")) {
                 v1.push((names.join(","), PathBuf::from(at)));
             }
         }
         if v1.is_empty() {
-            return Err(crate::Error::FailedPrecondition("no cgroup hierarchy is mounted at /sys/fs/cgroup".into()));
+            return Err(crate::Error::FailedPrecondition(
+                "no cgroup hierarchy is mounted at /sys/fs/cgroup".into(),
+            ));
         }
         Ok(Self { v1, prefix })
     }
@@ -74,7 +87,10 @@ impl Cgroups {
         if self.v1.is_empty() {
             vec![(String::new(), below(Path::new(V2)))]
         } else {
-            self.v1.iter().map(|(n, root)| (n.clone(), below(root))).collect()
+            self.v1
+                .iter()
+                .map(|(n, root)| (n.clone(), below(root)))
+                .collect()
         }
     }
 
@@ -92,7 +108,11 @@ impl Cgroups {
 
     /// The file with an `oom_kill` line.
     pub(crate) fn oom(&self, path: &str) -> PathBuf {
-        self.dir(path, "memory").join(if self.v1.is_empty() { "memory.events" } else { "memory.oom_control" })
+        self.dir(path, "memory").join(if self.v1.is_empty() {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        })
     }
 
     /// Makes the group and those above it. True if it was not there.
@@ -102,23 +122,41 @@ impl Cgroups {
             made |= !dir.exists();
             fs::create_dir_all(&dir).attempt(|| format!("making cgroup {}", dir.display()))?;
             if name.is_empty() {
-                let mut above: Vec<_> = dir.ancestors().skip(1).take_while(|a| a.starts_with(V2)).collect();
+                let mut above: Vec<_> = dir
+                    .ancestors()
+                    .skip(1)
+                    .take_while(|a| a.starts_with(V2))
+                    .collect();
                 above.reverse();
                 for ancestor in above {
                     for controller in ["cpu", "memory", "pids", "cpuset", "io", "hugetlb"] {
                         // A controller that the kernel lacks is noticed when a limit is set.
-                        let _ = fs::write(ancestor.join("cgroup.subtree_control"), format!("+{controller}"));
+                        let _ = fs::write(
+                            ancestor.join("cgroup.subtree_control"),
+                            format!("+{controller}"),
+                        );
                     }
                 }
             } else if name.split(',').any(|c| c == "cpuset") {
                 // A new group may use no processor until told which.
-                let root = self.v1.iter().find(|(n, _)| *n == name).map(|(_, r)| r.clone()).unwrap_or_default();
+                let root = self
+                    .v1
+                    .iter()
+                    .find(|(n, _)| *n == name)
+                    .map(|(_, r)| r.clone())
+                    .unwrap_or_default();
                 let mut chain: Vec<_> = dir.ancestors().take_while(|a| **a != *root).collect();
                 chain.reverse();
                 for group in chain {
                     for file in ["cpuset.cpus", "cpuset.mems"] {
-                        let above = group.parent().map(|p| fs::read_to_string(p.join(file)).unwrap_or_default());
-                        if fs::read_to_string(group.join(file)).unwrap_or_default().trim().is_empty() {
+                        let above = group
+                            .parent()
+                            .map(|p| fs::read_to_string(p.join(file)).unwrap_or_default());
+                        if fs::read_to_string(group.join(file))
+                            .unwrap_or_default()
+                            .trim()
+                            .is_empty()
+                        {
                             fs::write(group.join(file), above.unwrap_or_default().trim())
                                 .attempt(|| format!("setting {}", group.join(file).display()))?;
                         }
@@ -137,11 +175,21 @@ impl Cgroups {
         };
         // What wasn't asked for in numbers, or would be the default anyway, may be lacking in the kernel.
         let v2 = self.v1.is_empty();
-        let or_max = |v: i64| if v < 0 { "max".to_owned() } else { v.to_string() };
+        let or_max = |v: i64| {
+            if v < 0 {
+                "max".to_owned()
+            } else {
+                v.to_string()
+            }
+        };
         if let Some(shares) = r.cpu_shares.filter(|s| *s > 0) {
             let shares = shares.clamp(2, 262_144);
             match v2 {
-                true => set("cpu", "cpu.weight", (1 + (shares - 2) * 9999 / 262_142).to_string())?,
+                true => set(
+                    "cpu",
+                    "cpu.weight",
+                    (1 + (shares - 2) * 9999 / 262_142).to_string(),
+                )?,
                 false => set("cpu", "cpu.shares", shares.to_string())?,
             }
         }
@@ -149,7 +197,11 @@ impl Cgroups {
         if v2 {
             if quota.is_some() || r.cpu_period.is_some() {
                 let period = r.cpu_period.filter(|p| *p > 0).unwrap_or(100_000);
-                set("cpu", "cpu.max", format!("{} {period}", or_max(quota.unwrap_or(-1))))?;
+                set(
+                    "cpu",
+                    "cpu.max",
+                    format!("{} {period}", or_max(quota.unwrap_or(-1))),
+                )?;
             }
         } else {
             if let Some(period) = r.cpu_period.filter(|p| *p > 0) {
@@ -159,7 +211,10 @@ impl Cgroups {
                 set("cpu", "cpu.cfs_quota_us", quota.to_string())?;
             }
         }
-        for (file, value) in [("cpuset.cpus", &r.cpuset_cpus), ("cpuset.mems", &r.cpuset_mems)] {
+        for (file, value) in [
+            ("cpuset.cpus", &r.cpuset_cpus),
+            ("cpuset.mems", &r.cpuset_mems),
+        ] {
             if !value.is_empty() {
                 set("cpuset", file, value.clone())?;
             }
@@ -185,7 +240,11 @@ impl Cgroups {
         if v2 && let Some(swap) = swap {
             let file = self.dir(path, "memory").join("memory.swap.max");
             if file.exists() {
-                let swap = if swap < 0 { -1 } else { (swap - r.memory_limit_in_bytes.unwrap_or(0)).max(0) };
+                let swap = if swap < 0 {
+                    -1
+                } else {
+                    (swap - r.memory_limit_in_bytes.unwrap_or(0)).max(0)
+                };
                 set("memory", "memory.swap.max", or_max(swap))?;
             }
         }
@@ -193,17 +252,25 @@ impl Cgroups {
             set("pids", "pids.max", or_max(pids))?;
         }
         for (size, bytes) in &r.hugepage_limits {
-            let file = if v2 { format!("hugetlb.{size}.max") } else { format!("hugetlb.{size}.limit_in_bytes") };
+            let file = if v2 {
+                format!("hugetlb.{size}.max")
+            } else {
+                format!("hugetlb.{size}.limit_in_bytes")
+            };
             if self.dir(path, "hugetlb").join(&file).exists() {
                 set("hugetlb", &file, bytes.to_string())?;
             } else if *bytes > 0 {
-                return Err(crate::Error::InvalidArgument(format!("this kernel has no huge pages of {size}")));
+                return Err(crate::Error::InvalidArgument(format!(
+                    "this kernel has no huge pages of {size}"
+                )));
             }
         }
         if v2 {
             for (file, value) in &r.unified {
                 if file.contains('/') || !file.contains('.') {
-                    return Err(crate::Error::InvalidArgument(format!("{file:?} is no cgroup file")));
+                    return Err(crate::Error::InvalidArgument(format!(
+                        "{file:?} is no cgroup file"
+                    )));
                 }
                 set("", file, value.clone())?;
             }
@@ -215,7 +282,11 @@ impl Cgroups {
     ///
     /// True if that could be done; version 2 has no files for it.
     pub(crate) fn restrict_devices(&self, path: &str, all: bool, extra: &[String]) -> Result<bool> {
-        if !self.v1.iter().any(|(n, _)| n.split(',').any(|c| c == "devices")) {
+        if !self
+            .v1
+            .iter()
+            .any(|(n, _)| n.split(',').any(|c| c == "devices"))
+        {
             return Ok(false);
         }
         if all {
@@ -223,19 +294,32 @@ impl Cgroups {
         }
         let dir = self.dir(path, "devices");
         let usual = [
-            "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm",
-            "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm",
+            "c *:* m",
+            "b *:* m",
+            "c 1:3 rwm",
+            "c 1:5 rwm",
+            "c 1:7 rwm",
+            "c 1:8 rwm",
+            "c 1:9 rwm",
+            "c 5:0 rwm",
+            "c 5:1 rwm",
+            "c 5:2 rwm",
+            "c 136:* rwm",
         ];
-        fs::write(dir.join("devices.deny"), "a").attempt(|| format!("restricting devices of {path}"))?;
+        fs::write(dir.join("devices.deny"), "a")
+            .attempt(|| format!("restricting devices of {path}"))?;
         for rule in usual.into_iter().chain(extra.iter().map(String::as_str)) {
-            fs::write(dir.join("devices.allow"), rule).attempt(|| format!("allowing device {rule:?} for {path}"))?;
+            fs::write(dir.join("devices.allow"), rule)
+                .attempt(|| format!("allowing device {rule:?} for {path}"))?;
         }
         Ok(true)
     }
 
     /// Whether [`Self::restrict_devices`] can do anything.
     pub(crate) fn filters_devices(&self) -> bool {
-        self.v1.iter().any(|(n, _)| n.split(',').any(|c| c == "devices"))
+        self.v1
+            .iter()
+            .any(|(n, _)| n.split(',').any(|c| c == "devices"))
     }
 
     /// What the group uses now.
@@ -247,7 +331,10 @@ impl Cgroups {
         let number = |text: String| text.trim().parse::<u64>().unwrap_or(0);
         let table = |text: String| -> BTreeMap<String, u64> {
             text.lines()
-                .filter_map(|l| l.split_once(' ').and_then(|(k, v)| Some((k.to_owned(), v.trim().parse().ok()?))))
+                .filter_map(|l| {
+                    l.split_once(' ')
+                        .and_then(|(k, v)| Some((k.to_owned(), v.trim().parse().ok()?)))
+                })
                 .collect()
         };
         let of = |t: &BTreeMap<String, u64>, k: &str| t.get(k).copied().unwrap_or(0);
@@ -293,7 +380,9 @@ impl Cgroups {
                         tries += 1;
                         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
                     }
-                    Err(e) => return Err(e).attempt(|| format!("removing cgroup {}", dir.display())),
+                    Err(e) => {
+                        return Err(e).attempt(|| format!("removing cgroup {}", dir.display()));
+                    }
                 }
             }
         }
@@ -317,7 +406,11 @@ pub(crate) fn kill_all(procs: &Path) {
     }
     for _ in 0..5 {
         let pids = fs::read_to_string(procs).unwrap_or_default();
-        let pids: Vec<i32> = pids.lines().filter_map(|l| l.parse().ok()).filter(|p| *p > 0).collect();
+        let pids: Vec<i32> = pids
+            .lines()
+            .filter_map(|l| l.parse().ok())
+            .filter(|p| *p > 0)
+            .collect();
         if pids.is_empty() {
             return;
         }

@@ -38,7 +38,10 @@ pub enum Error {
     BadImage(String),
     /// An operation of the system failed.
     #[error("{attempt}: {source}")]
-    Io { attempt: String, source: std::io::Error },
+    Io {
+        attempt: String,
+        source: std::io::Error,
+    },
     /// Not built yet.
     #[error("{0} is not implemented yet")]
     Unimplemented(&'static str),
@@ -46,10 +49,16 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn sandbox(id: &SandboxId) -> Self {
-        Self::NotFound { what: "sandbox", id: id.to_string() }
+        Self::NotFound {
+            what: "sandbox",
+            id: id.to_string(),
+        }
     }
     pub(crate) fn container(id: &ContainerId) -> Self {
-        Self::NotFound { what: "container", id: id.to_string() }
+        Self::NotFound {
+            what: "container",
+            id: id.to_string(),
+        }
     }
     /// True for [`Error::NotFound`] and [`Error::ImageNotFound`].
     #[must_use]
@@ -65,6 +74,9 @@ pub(crate) trait Attempt<T> {
 
 impl<T, E: Into<std::io::Error>> Attempt<T> for std::result::Result<T, E> {
     fn attempt(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|e| Error::Io { attempt: what(), source: e.into() })
+        self.map_err(|e| Error::Io {
+            attempt: what(),
+            source: e.into(),
+        })
     }
 }

@@ -58,7 +58,11 @@ pub trait Runtime: Send + Sync {
     async fn list_pod_sandboxes(&self) -> Result<Vec<SandboxStatus>>;
 
     /// Records a container; no process yet. [`Error::ImageNotFound`] if the image isn't present.
-    async fn create_container(&self, sandbox: &SandboxId, config: ContainerConfig) -> Result<ContainerId>;
+    async fn create_container(
+        &self,
+        sandbox: &SandboxId,
+        config: ContainerConfig,
+    ) -> Result<ContainerId>;
     /// Starts its process. [`Error::Start`] when the process can't be made: the container has then exited with reason
     /// `StartError`.
     async fn start_container(&self, id: &ContainerId) -> Result<()>;
@@ -72,13 +76,22 @@ pub trait Runtime: Send + Sync {
     /// All containers, oldest first.
     async fn list_containers(&self) -> Result<Vec<ContainerStatus>>;
     /// Changes the limits of a container in place; fields that are `None` stay as they are.
-    async fn update_container_resources(&self, id: &ContainerId, resources: LinuxResources) -> Result<()>;
+    async fn update_container_resources(
+        &self,
+        id: &ContainerId,
+        resources: LinuxResources,
+    ) -> Result<()>;
     /// Opens the log file anew, after it was renamed for rotation. Returns when later lines go to the new file.
     async fn reopen_container_log(&self, id: &ContainerId) -> Result<()>;
 
     /// Runs a command and gathers its output (at most 16 MiB each). After `timeout` it is killed and the result is
     /// [`Error::DeadlineExceeded`]. A command that doesn't exist is [`Error::Start`].
-    async fn exec_sync(&self, id: &ContainerId, cmd: Vec<String>, timeout: Option<Duration>) -> Result<ExecSync>;
+    async fn exec_sync(
+        &self,
+        id: &ContainerId,
+        cmd: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecSync>;
     /// Runs a command with streams. A command that doesn't exist is [`Error::Start`].
     async fn exec(&self, id: &ContainerId, request: ExecRequest) -> Result<Streams>;
     /// The streams of the container's own process, from now on.
@@ -113,7 +126,12 @@ pub trait Runtime: Send + Sync {
 #[async_trait]
 pub trait SandboxNetwork: Send + Sync {
     /// Gives the namespace at `netns` its interfaces, routes and addresses. Called again with the same id after a failure.
-    async fn add(&self, id: &SandboxId, netns: &Path, config: &SandboxConfig) -> Result<NetworkStatus>;
+    async fn add(
+        &self,
+        id: &SandboxId,
+        netns: &Path,
+        config: &SandboxConfig,
+    ) -> Result<NetworkStatus>;
     /// Takes them away. Must succeed when there is nothing (left), and when `netns` no longer exists.
     async fn remove(&self, id: &SandboxId, netns: &Path) -> Result<()>;
 }

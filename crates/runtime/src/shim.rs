@@ -64,10 +64,14 @@ fn said<T>(r: io::Result<T>, doing: impl FnOnce() -> String) -> Said<T> {
 }
 
 fn launch(dir: &Path) -> Said<()> {
-    let text = said(fs::read(dir.join("shim.json")), || "reading shim.json".into())?;
+    let text = said(fs::read(dir.join("shim.json")), || {
+        "reading shim.json".into()
+    })?;
     let spec: ShimSpec = serde_json::from_slice(&text).map_err(|e| format!("shim.json: {e}"))?;
     for cgroup in &spec.cgroups {
-        said(fs::write(cgroup.join("cgroup.procs"), "0"), || format!("joining cgroup {}", cgroup.display()))?;
+        said(fs::write(cgroup.join("cgroup.procs"), "0"), || {
+            format!("joining cgroup {}", cgroup.display())
+        })?;
     }
     let mut kinds = 0;
     if spec.new_network {
@@ -80,7 +84,10 @@ fn launch(dir: &Path) -> Said<()> {
     let pin = |kind: &str| -> Said<()> {
         let at = dir.join(kind);
         said(File::create(&at), || format!("making {}", at.display()))?;
-        said(sys::mount(&format!("/proc/self/ns/{kind}"), &at, "", libc::MS_BIND, ""), || format!("pinning {kind}"))
+        said(
+            sys::mount(&format!("/proc/self/ns/{kind}"), &at, "", libc::MS_BIND, ""),
+            || format!("pinning {kind}"),
+        )
     };
     if spec.new_network {
         pin("net")?;
@@ -96,18 +103,30 @@ fn launch(dir: &Path) -> Said<()> {
         let shm = dir.join("shm");
         said(fs::create_dir(&shm), || "making shm".into())?;
         let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-        said(sys::mount("shm", &shm, "tmpfs", flags, "mode=1777,size=65536k"), || "mounting shm".into())?;
+        said(
+            sys::mount("shm", &shm, "tmpfs", flags, "mode=1777,size=65536k"),
+            || "mounting shm".into(),
+        )?;
     }
     for (name, value) in &spec.sysctls {
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        said(fs::write(path, value), || format!("setting sysctl {name}={value}"))?;
+        said(fs::write(path, value), || {
+            format!("setting sysctl {name}={value}")
+        })?;
     }
     let listener = said(sys::listen(&dir.join("shim.sock")), || "listening".into())?;
 
     // The binary, seen through a read-only mount that is nowhere attached: /proc/PID/exe of a child leads to that.
-    let exe = said(fs::read_link("/proc/self/exe"), || "finding the binary".into())?;
-    let tree = said(sys::open_tree(&exe, false), || format!("opening {}", exe.display()))?;
-    said(sys::mount_setattr(&tree, sys::MOUNT_ATTR_RDONLY, 0, false), || "sealing the binary".into())?;
+    let exe = said(fs::read_link("/proc/self/exe"), || {
+        "finding the binary".into()
+    })?;
+    let tree = said(sys::open_tree(&exe, false), || {
+        format!("opening {}", exe.display())
+    })?;
+    said(
+        sys::mount_setattr(&tree, sys::MOUNT_ATTR_RDONLY, 0, false),
+        || "sealing the binary".into(),
+    )?;
 
     // Twice, so that the shim is nobody's child and no session leader's heir.
     match said(sys::clone(0), || "forking".into())? {
@@ -122,7 +141,13 @@ fn launch(dir: &Path) -> Said<()> {
             init::exit(0);
         }
     }
-    let null = said(fs::OpenOptions::new().read(true).write(true).open("/dev/null"), || "/dev/null".into())?;
+    let null = said(
+        fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null"),
+        || "/dev/null".into(),
+    )?;
     let _ = std::env::set_current_dir("/");
     for number in 0..3 {
         // SAFETY: takes numbers only.
@@ -130,7 +155,11 @@ fn launch(dir: &Path) -> Said<()> {
     }
     let error = std::process::Command::new(format!("/proc/self/fd/{}", tree.as_raw_fd()))
         .arg0(SHIM)
-        .args([dir.as_os_str(), listener.into_raw_fd().to_string().as_ref(), if spec.shared_pid { "1" } else { "0" }.as_ref()])
+        .args([
+            dir.as_os_str(),
+            listener.into_raw_fd().to_string().as_ref(),
+            if spec.shared_pid { "1" } else { "0" }.as_ref(),
+        ])
         .env_clear()
         .exec();
     Err(format!("executing the shim: {error}"))
@@ -144,7 +173,12 @@ fn loopback_up() -> io::Result<()> {
         request.ifr_name[0] = b'l' as libc::c_char;
         request.ifr_name[1] = b'o' as libc::c_char;
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-        sys::cvt(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request)).map(|_| ())
+        sys::cvt(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw mut request,
+        ))
+        .map(|_| ())
     }
 }
 
@@ -213,6 +247,35 @@ struct Shim {
     execs: Vec<Exec>,
     pause: i32,
     ending: bool,
+    /// What of the binary is mapped unchanged, and whether enough was done to give it back before the next wait.
+    clean: Vec<(usize, usize)>,
+    busy: bool,
+}
+
+/// The mappings of files that hold nothing of this process' own: code and constants, not relocated tables.
+fn clean_mappings() -> Vec<(usize, usize)> {
+    let text = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    let (mut found, mut current) = (Vec::new(), None);
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().take(6).collect();
+        match words[..] {
+            [range, permissions, _, _, inode, ..]
+                if permissions.len() == 4 && range.contains('-') =>
+            {
+                let parse = |t: &str| usize::from_str_radix(t, 16).ok();
+                let range = range
+                    .split_once('-')
+                    .and_then(|(a, b)| Some((parse(a)?, parse(b)?)));
+                current = range.filter(|_| {
+                    inode != "0" && permissions.starts_with('r') && !permissions.contains('w')
+                });
+            }
+            ["Anonymous:", "0", ..] => found.extend(current.take()),
+            ["Anonymous:", ..] => current = None,
+            _ => {}
+        }
+    }
+    found
 }
 
 #[derive(Clone, Copy)]
@@ -227,7 +290,17 @@ enum Source {
 
 impl Shim {
     fn new(dir: PathBuf, listener: OwnedFd) -> Self {
-        Self { dir, listener, conns: vec![], containers: vec![], execs: vec![], pause: 0, ending: false }
+        Self {
+            dir,
+            listener,
+            conns: vec![],
+            containers: vec![],
+            execs: vec![],
+            pause: 0,
+            ending: false,
+            clean: vec![],
+            busy: true,
+        }
     }
 
     fn run(mut self, shared_pid: bool) -> i32 {
@@ -253,13 +326,18 @@ impl Shim {
         if shared_pid && !self.start_pause() {
             return 1;
         }
+        self.clean = clean_mappings();
         let mut polled: Vec<libc::pollfd> = Vec::new();
         let mut sources: Vec<Source> = Vec::new();
         while !self.ending {
             polled.clear();
             sources.clear();
             let mut add = |fd: RawFd, source| {
-                polled.push(libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+                polled.push(libc::pollfd {
+                    fd,
+                    events: libc::POLLIN,
+                    revents: 0,
+                });
                 sources.push(source);
             };
             // Outputs and controls before signals: a child's last words come before its end.
@@ -283,6 +361,18 @@ impl Shim {
             for c in &self.conns {
                 add(c.fd.as_raw_fd(), Source::Conn(c.fd.as_raw_fd()));
             }
+            if std::mem::take(&mut self.busy) {
+                for (start, end) in &self.clean {
+                    // SAFETY: read-only, and the same as the file: what is needed again comes back from the page cache.
+                    unsafe {
+                        libc::madvise(
+                            *start as *mut libc::c_void,
+                            end - start,
+                            libc::MADV_DONTNEED,
+                        )
+                    };
+                }
+            }
             // SAFETY: the vector holds `len` entries.
             let n = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) };
             if n < 0 {
@@ -292,6 +382,7 @@ impl Shim {
                 if p.revents == 0 {
                     continue;
                 }
+                self.busy |= !matches!(source, Source::Output(..));
                 match *source {
                     Source::Signals => self.reap(&signals),
                     Source::Listener => self.accept(),
@@ -326,11 +417,19 @@ impl Shim {
     fn accept(&mut self) {
         // SAFETY: no address is asked for.
         let fd = unsafe {
-            libc::accept4(self.listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)
+            libc::accept4(
+                self.listener.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+            )
         };
         if fd >= 0 {
             // SAFETY: just made by accept4.
-            self.conns.push(Conn { fd: unsafe { OwnedFd::from_raw_fd(fd) }, subscribed: false });
+            self.conns.push(Conn {
+                fd: unsafe { OwnedFd::from_raw_fd(fd) },
+                subscribed: false,
+            });
         }
     }
 
@@ -350,11 +449,19 @@ impl Shim {
             Ok((0, _)) | Err(_) => return self.hang_up(conn),
             Ok(r) => r,
         };
-        let (Some(&version), Some(op)) = (buffer.first(), buffer.get(1).copied().and_then(Op::from_byte)) else {
+        let (Some(&version), Some(op)) = (
+            buffer.first(),
+            buffer.get(1).copied().and_then(Op::from_byte),
+        ) else {
             return self.hang_up(conn);
         };
         if n < 2 || version > VERSION {
-            return self.reply(conn, Reply::Failed, &failed(128, "the shim doesn't know this version or request"), &[]);
+            return self.reply(
+                conn,
+                Reply::Failed,
+                &failed(128, "the shim doesn't know this version or request"),
+                &[],
+            );
         }
         let text = String::from_utf8_lossy(&buffer[2..n]).into_owned();
         let fields: Vec<&str> = text.split_terminator('\0').collect();
@@ -395,7 +502,11 @@ impl Shim {
             Op::Attach => self.attach(conn, field(0), field(1) == "1", fds),
             Op::Exec => self.exec(conn, field(0), field(1).parse().unwrap_or(0), fds),
             Op::KillExec => {
-                for e in self.execs.iter().filter(|e| e.conn == conn && e.exit.is_none()) {
+                for e in self
+                    .execs
+                    .iter()
+                    .filter(|e| e.conn == conn && e.exit.is_none())
+                {
                     // SAFETY: our own child that we have not waited for. It leads its session, hence the group.
                     unsafe {
                         libc::kill(-e.pid, libc::SIGKILL);
@@ -403,10 +514,12 @@ impl Shim {
                     }
                 }
             }
-            Op::Socket => match sys::socket(field(0).parse().unwrap_or(libc::AF_INET), libc::SOCK_STREAM) {
-                Ok(s) => self.reply(conn, Reply::Ok, &[], &[s.as_raw_fd()]),
-                Err(e) => self.reply(conn, Reply::Failed, &failed(1, &e.to_string()), &[]),
-            },
+            Op::Socket => {
+                match sys::socket(field(0).parse().unwrap_or(libc::AF_INET), libc::SOCK_STREAM) {
+                    Ok(s) => self.reply(conn, Reply::Ok, &[], &[s.as_raw_fd()]),
+                    Err(e) => self.reply(conn, Reply::Failed, &failed(1, &e.to_string()), &[]),
+                }
+            }
             Op::Shutdown => self.shutdown(conn),
             Op::Forget => self.reply(conn, Reply::Ok, &[], &[]),
         }
@@ -414,12 +527,10 @@ impl Shim {
 
     fn hang_up(&mut self, conn: RawFd) {
         for c in &mut self.containers {
-            let before = c.attached.len();
             c.attached.retain(|a| a.conn != conn);
             if c.starter == conn {
                 c.starter = -1;
             }
-            let _ = before;
         }
         for e in &mut self.execs {
             if e.conn == conn {
@@ -438,7 +549,12 @@ impl Shim {
             return self.reply(conn, Reply::Failed, &failed(128, "malformed request"), &[]);
         };
         if self.find(id).is_some() {
-            return self.reply(conn, Reply::Failed, &failed(128, "the container already runs"), &[]);
+            return self.reply(
+                conn,
+                Reply::Failed,
+                &failed(128, "the container already runs"),
+                &[],
+            );
         }
         let flags: u32 = flags.parse().unwrap_or(0);
         match self.try_start(conn, id, Path::new(dir), log_path, flags) {
@@ -451,17 +567,36 @@ impl Shim {
         }
     }
 
-    fn try_start(&mut self, conn: RawFd, id: &str, dir: &Path, log_path: &str, flags: u32) -> io::Result<Container> {
+    fn try_start(
+        &mut self,
+        conn: RawFd,
+        id: &str,
+        dir: &Path,
+        log_path: &str,
+        flags: u32,
+    ) -> io::Result<Container> {
         let log = open_log(log_path)?;
         let tty = flags & protocol::START_TTY != 0;
         let (control, theirs) = sys::packet_pair()?;
-        let (mut stdio, mut outputs, mut input) = (Stdio { input: None, output: None, error: None }, [Output::default(), Output::default()], None);
+        let (mut stdio, mut outputs, mut input) = (
+            Stdio {
+                input: None,
+                output: None,
+                error: None,
+            },
+            [Output::default(), Output::default()],
+            None,
+        );
         if !tty {
             for (i, output) in outputs.iter_mut().enumerate() {
                 let (read, write) = sys::pipe()?;
                 sys::nonblocking(read.as_raw_fd())?;
                 output.fd = Some(read);
-                *(if i == 0 { &mut stdio.output } else { &mut stdio.error }) = Some(write);
+                *(if i == 0 {
+                    &mut stdio.output
+                } else {
+                    &mut stdio.error
+                }) = Some(write);
             }
             if flags & protocol::START_STDIN != 0 {
                 let (read, write) = sys::pipe()?;
@@ -470,7 +605,11 @@ impl Shim {
             }
         }
         let spec = dir.join("spec.json");
-        let kinds = if flags & protocol::START_OWN_PIDNS != 0 { libc::CLONE_NEWPID } else { 0 };
+        let kinds = if flags & protocol::START_OWN_PIDNS != 0 {
+            libc::CLONE_NEWPID
+        } else {
+            0
+        };
         let body = move |stdio: Stdio, theirs: OwnedFd| -> ! {
             init::fresh_child();
             match init::container(&spec, &theirs, stdio) {
@@ -480,7 +619,8 @@ impl Shim {
         };
         let pid = if flags & protocol::START_POD_PIDNS != 0 {
             let pause = sys::pidfd(self.pause)?;
-            self.clone_into(&pause, &control, &theirs, || Ok(()))?.map_or_else(|| body(stdio, theirs), |p| p)
+            self.clone_into(&pause, &control, &theirs)?
+                .unwrap_or_else(|| body(stdio, theirs))
         } else {
             match sys::clone(kinds)? {
                 0 => body(stdio, theirs),
@@ -513,13 +653,13 @@ impl Shim {
         target: &OwnedFd,
         control: &OwnedFd,
         theirs: &OwnedFd,
-        prepare: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Option<i32>> {
         let middle = sys::clone(0)?;
         if middle == 0 {
             // SAFETY: takes numbers only. Before anyone inside can see us.
             unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
-            let inside = prepare().and_then(|()| sys::setns(target, libc::CLONE_NEWPID)).and_then(|()| sys::clone(libc::CLONE_PARENT));
+            let inside = sys::setns(target, libc::CLONE_NEWPID)
+                .and_then(|()| sys::clone(libc::CLONE_PARENT));
             match inside {
                 Ok(0) => return Ok(None),
                 Ok(pid) => {
@@ -543,21 +683,36 @@ impl Shim {
         loop {
             let (n, _) = sys::recv_packet(control.as_raw_fd(), &mut buffer)?;
             match (buffer[0], n) {
-                (b'I', 5) => return Ok(Some(i32::from_le_bytes([buffer[1], buffer[2], buffer[3], buffer[4]]))),
+                (b'I', 5) => {
+                    return Ok(Some(i32::from_le_bytes([
+                        buffer[1], buffer[2], buffer[3], buffer[4],
+                    ])));
+                }
                 (b'X', _) => {
-                    return Err(io::Error::other(format!("entering the PID namespace: {}", String::from_utf8_lossy(&buffer[1..n]))));
+                    return Err(io::Error::other(format!(
+                        "entering the PID namespace: {}",
+                        String::from_utf8_lossy(&buffer[1..n])
+                    )));
                 }
                 // A failure of the inner process that overtook.
                 _ if n > 0 => continue,
-                _ => return Err(io::Error::other("the process ended while it was being made")),
+                _ => {
+                    return Err(io::Error::other(
+                        "the process ended while it was being made",
+                    ));
+                }
             }
         }
     }
 
     fn container_said(&mut self, pid: i32) {
         let mut buffer = [0; 4200];
-        let Some(i) = self.containers.iter().position(|c| c.pid == pid) else { return };
-        let Some(control) = &self.containers[i].control else { return };
+        let Some(i) = self.containers.iter().position(|c| c.pid == pid) else {
+            return;
+        };
+        let Some(control) = &self.containers[i].control else {
+            return;
+        };
         match sys::recv_packet(control.as_raw_fd(), &mut buffer) {
             Ok((n, mut fds)) if n > 0 => {
                 let c = &mut self.containers[i];
@@ -579,7 +734,8 @@ impl Shim {
                 if c.failure.is_none() {
                     c.state = State::Running;
                     let started = format!("{} {}\n", c.pid, sys::wall_nanos());
-                    let _ = sys::write_atomically(&c.dir.join("started"), started.as_bytes(), false);
+                    let _ =
+                        sys::write_atomically(&c.dir.join("started"), started.as_bytes(), false);
                     let (starter, pid) = (c.starter, c.pid);
                     self.reply(starter, Reply::Ok, &pid.to_le_bytes(), &[]);
                 }
@@ -589,8 +745,12 @@ impl Shim {
 
     fn exec_said(&mut self, pid: i32) {
         let mut buffer = [0; 4200];
-        let Some(i) = self.execs.iter().position(|e| e.pid == pid) else { return };
-        let Some(control) = &self.execs[i].control else { return };
+        let Some(i) = self.execs.iter().position(|e| e.pid == pid) else {
+            return;
+        };
+        let Some(control) = &self.execs[i].control else {
+            return;
+        };
         match sys::recv_packet(control.as_raw_fd(), &mut buffer) {
             Ok((n, mut fds)) if n > 0 => match buffer[0] {
                 b'P' => self.execs[i].terminal = fds.pop(),
@@ -600,7 +760,8 @@ impl Shim {
             _ => {
                 let e = &mut self.execs[i];
                 e.control = None;
-                let (conn, terminal, failure, exit) = (e.conn, e.terminal.take(), e.failure.clone(), e.exit);
+                let (conn, terminal, failure, exit) =
+                    (e.conn, e.terminal.take(), e.failure.clone(), e.exit);
                 match failure {
                     Some(f) => self.reply(conn, Reply::Failed, &f, &[]),
                     None => {
@@ -612,13 +773,17 @@ impl Shim {
                         }
                     }
                 }
-                self.execs.retain(|e| e.control.is_some() || e.exit.is_none());
+                self.execs
+                    .retain(|e| e.control.is_some() || e.exit.is_none());
             }
         }
     }
 
     fn exec(&mut self, conn: RawFd, id: &str, flags: u32, fds: Vec<OwnedFd>) {
-        let Some(i) = self.find(id).filter(|i| self.containers[*i].state == State::Running) else {
+        let Some(i) = self
+            .find(id)
+            .filter(|i| self.containers[*i].state == State::Running)
+        else {
             return self.reply(conn, Reply::Gone, &[], &[]);
         };
         match self.try_exec(conn, self.containers[i].pid, flags, fds) {
@@ -627,29 +792,56 @@ impl Shim {
         }
     }
 
-    fn try_exec(&mut self, conn: RawFd, target: i32, flags: u32, fds: Vec<OwnedFd>) -> io::Result<Exec> {
+    fn try_exec(
+        &mut self,
+        conn: RawFd,
+        target: i32,
+        flags: u32,
+        fds: Vec<OwnedFd>,
+    ) -> io::Result<Exec> {
         let mut fds = fds.into_iter();
-        let spec = fds.next().ok_or_else(|| io::Error::other("malformed request"))?;
+        let spec = fds
+            .next()
+            .ok_or_else(|| io::Error::other("malformed request"))?;
         let tty = flags & protocol::START_TTY != 0;
         let stdio = if tty {
-            Stdio { input: None, output: None, error: None }
+            Stdio {
+                input: None,
+                output: None,
+                error: None,
+            }
         } else {
-            Stdio { input: fds.next(), output: fds.next(), error: fds.next() }
+            Stdio {
+                input: fds.next(),
+                output: fds.next(),
+                error: fds.next(),
+            }
         };
         let target = sys::pidfd(target)?;
         let (control, theirs) = sys::packet_pair()?;
-        let Some(pid) = self.clone_into(&target, &control, &theirs, || Ok(()))? else {
+        let Some(pid) = self.clone_into(&target, &control, &theirs)? else {
             init::fresh_child();
             match init::exec(&spec, &target, &theirs, stdio) {
                 Ok(()) => init::exit(128),
                 Err(failure) => init::fail(&theirs, &failure),
             }
         };
-        Ok(Exec { pid, conn, control: Some(control), started: false, terminal: None, failure: None, exit: None })
+        Ok(Exec {
+            pid,
+            conn,
+            control: Some(control),
+            started: false,
+            terminal: None,
+            failure: None,
+            exit: None,
+        })
     }
 
     fn attach(&mut self, conn: RawFd, id: &str, stdin: bool, fds: Vec<OwnedFd>) {
-        let Some(i) = self.find(id).filter(|i| self.containers[*i].state == State::Running) else {
+        let Some(i) = self
+            .find(id)
+            .filter(|i| self.containers[*i].state == State::Running)
+        else {
             return self.reply(conn, Reply::Gone, &[], &[]);
         };
         let c = &mut self.containers[i];
@@ -673,12 +865,21 @@ impl Shim {
 
     /// Passes on what an output has to say; true while there may be more.
     fn pump(&mut self, pid: i32, which: usize) -> bool {
-        let Some(c) = self.containers.iter_mut().find(|c| c.pid == pid) else { return false };
+        let Some(c) = self.containers.iter_mut().find(|c| c.pid == pid) else {
+            return false;
+        };
         let mut buffer = [0; LINE];
-        let Some(fd) = &c.outputs[which].fd else { return false };
+        let Some(fd) = &c.outputs[which].fd else {
+            return false;
+        };
         // SAFETY: the buffer has that many bytes.
         let n = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
-        if n < 0 && matches!(io::Error::last_os_error().raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) {
+        if n < 0
+            && matches!(
+                io::Error::last_os_error().raw_os_error(),
+                Some(libc::EAGAIN | libc::EINTR)
+            )
+        {
             return false;
         }
         if n <= 0 {
@@ -695,7 +896,8 @@ impl Shim {
             if let Some(out) = &a.outputs[which] {
                 // SAFETY: the buffer has that many bytes. One that can't keep up is let go rather than held against the
                 // container.
-                let written = unsafe { libc::write(out.as_raw_fd(), data.as_ptr().cast(), data.len()) };
+                let written =
+                    unsafe { libc::write(out.as_raw_fd(), data.as_ptr().cast(), data.len()) };
                 if written != n {
                     a.outputs[which] = None;
                 }
@@ -725,7 +927,13 @@ impl Shim {
     fn reap(&mut self, signals: &OwnedFd) {
         let mut buffer = [0_u8; 128 * 4];
         // SAFETY: the buffer has that many bytes. What came doesn't matter: TERM and the like are not for shims.
-        unsafe { libc::read(signals.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        unsafe {
+            libc::read(
+                signals.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+            )
+        };
         loop {
             let mut status = 0;
             // SAFETY: `status` is writable.
@@ -733,7 +941,11 @@ impl Shim {
             if pid <= 0 {
                 return;
             }
-            let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+            let code = if libc::WIFSIGNALED(status) {
+                128 + libc::WTERMSIG(status)
+            } else {
+                libc::WEXITSTATUS(status)
+            };
             self.ended(pid, code);
         }
     }
@@ -745,13 +957,20 @@ impl Shim {
                 let conn = e.conn;
                 self.reply(conn, Reply::Exit, &code.to_le_bytes(), &[]);
             }
-            self.execs.retain(|e| e.control.is_some() || e.exit.is_none());
+            self.execs
+                .retain(|e| e.control.is_some() || e.exit.is_none());
             return;
         }
-        while self.containers.iter().any(|c| c.pid == pid && c.control.is_some()) {
+        while self
+            .containers
+            .iter()
+            .any(|c| c.pid == pid && c.control.is_some())
+        {
             self.container_said(pid);
         }
-        let Some(i) = self.containers.iter().position(|c| c.pid == pid) else { return };
+        let Some(i) = self.containers.iter().position(|c| c.pid == pid) else {
+            return;
+        };
         if self.containers[i].flags & protocol::START_OWN_PIDNS == 0 {
             crate::cgroup::kill_all(&self.containers[i].procs);
         }
@@ -769,7 +988,9 @@ impl Shim {
             return;
         }
         let oom = fs::read_to_string(&c.oom).unwrap_or_default();
-        let oom = oom.lines().any(|l| l.strip_prefix("oom_kill ").is_some_and(|n| n.trim() != "0"));
+        let oom = oom
+            .lines()
+            .any(|l| l.strip_prefix("oom_kill ").is_some_and(|n| n.trim() != "0"));
         let text = format!("{code} {} {}\n", sys::wall_nanos(), i32::from(oom));
         let _ = sys::write_atomically(&c.dir.join("exit"), text.as_bytes(), true);
         let mut event = code.to_le_bytes().to_vec();
@@ -777,8 +998,18 @@ impl Shim {
             self.reply(a.conn, Reply::Exit, &event, &[]);
         }
         event.extend_from_slice(c.id.as_bytes());
-        for subscriber in self.conns.iter().filter(|s| s.subscribed) {
-            self.reply(subscriber.fd.as_raw_fd(), Reply::Event, &event, &[]);
+        event.insert(0, Reply::Event as u8);
+        let full =
+            |s: &&Conn| s.subscribed && sys::send_packet(s.fd.as_raw_fd(), &event, &[]).is_err();
+        let gone: Vec<_> = self
+            .conns
+            .iter()
+            .filter(full)
+            .map(|s| s.fd.as_raw_fd())
+            .collect();
+        for conn in gone {
+            // It reads the files when it subscribes again.
+            self.hang_up(conn);
         }
     }
 
@@ -803,7 +1034,11 @@ impl Shim {
             if pid <= 0 {
                 break;
             }
-            let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+            let code = if libc::WIFSIGNALED(status) {
+                128 + libc::WTERMSIG(status)
+            } else {
+                libc::WEXITSTATUS(status)
+            };
             self.ended(pid, code);
         }
         self.reply(conn, Reply::Ok, &[], &[]);
@@ -821,7 +1056,13 @@ fn open_log(path: &str) -> io::Result<Option<File>> {
     if path.is_empty() {
         return Ok(None);
     }
-    let open = || fs::OpenOptions::new().create(true).append(true).mode(0o640).open(path);
+    let open = || {
+        fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o640)
+            .open(path)
+    };
     let file = open().or_else(|e| match (e.kind(), Path::new(path).parent()) {
         (io::ErrorKind::NotFound, Some(parent)) => {
             fs::create_dir_all(parent)?;
@@ -829,7 +1070,8 @@ fn open_log(path: &str) -> io::Result<Option<File>> {
         }
         _ => Err(e),
     });
-    file.map(Some).map_err(|e| io::Error::new(e.kind(), format!("opening log {path}: {e}")))
+    file.map(Some)
+        .map_err(|e| io::Error::new(e.kind(), format!("opening log {path}: {e}")))
 }
 
 /// Lines in CRI's form: time, stream, `F` for a full line or `P` for a part.
@@ -849,12 +1091,16 @@ fn write_log(log: Option<&mut File>, which: usize, lines: &[(&[u8], bool)]) {
 
 /// `2006-01-02T15:04:05.000000000Z`.
 fn timestamp(nanos: i64, into: &mut Vec<u8>) {
-    let (seconds, nanos) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
+    let (seconds, nanos) = (
+        nanos.div_euclid(1_000_000_000),
+        nanos.rem_euclid(1_000_000_000),
+    );
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Days to a date in the proleptic Gregorian calendar, with years that start in March.
     let z = days + 719_468;
     let (era, day_of_era) = (z.div_euclid(146_097), z.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let m = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * m + 2) / 5 + 1;
@@ -881,7 +1127,13 @@ mod tests {
             String::from_utf8(out).unwrap()
         };
         assert_eq!(text(0), "1970-01-01T00:00:00.000000000Z");
-        assert_eq!(text(1_709_210_096_000_000_007), "2024-02-29T12:34:56.000000007Z");
-        assert_eq!(text(1_767_225_599_999_999_999), "2025-12-31T23:59:59.999999999Z");
+        assert_eq!(
+            text(1_709_210_096_000_000_007),
+            "2024-02-29T12:34:56.000000007Z"
+        );
+        assert_eq!(
+            text(1_767_225_599_999_999_999),
+            "2025-12-31T23:59:59.999999999Z"
+        );
     }
 }

@@ -17,7 +17,9 @@ impl Pipe {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         crate::sys::nonblocking(fd.as_raw_fd())?;
         // SAFETY: the file is owned and nobody replaces it while it is registered.
-        Ok(Self(Some(Arc::new(unsafe { AsyncFd::register(File::from(fd)) }?))))
+        Ok(Self(Some(Arc::new(unsafe {
+            AsyncFd::register(File::from(fd))
+        }?))))
     }
 
     /// The same descriptor once more: a terminal's other direction.
@@ -27,8 +29,14 @@ impl Pipe {
 }
 
 impl AsyncRead for Pipe {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(file) = &self.0 else { return Poll::Ready(Ok(())) };
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(file) = &self.0 else {
+            return Poll::Ready(Ok(()));
+        };
         loop {
             let mut guard = ready!(file.poll_read_ready(cx))?;
             match guard.try_io(|f| f.get_ref().read(buf.initialize_unfilled())) {
@@ -46,8 +54,14 @@ impl AsyncRead for Pipe {
 }
 
 impl AsyncWrite for Pipe {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let Some(file) = &self.0 else { return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) };
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Some(file) = &self.0 else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
         loop {
             let mut guard = ready!(file.poll_write_ready(cx))?;
             if let Ok(result) = guard.try_io(|f| f.get_ref().write(data)) {

@@ -9,7 +9,11 @@ use std::path::Path;
 /// Turns the C convention into a result.
 pub(crate) fn cvt(r: impl Into<i64>) -> io::Result<i64> {
     let r = r.into();
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r) }
+    if r < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(r)
+    }
 }
 
 fn own(r: i64) -> io::Result<OwnedFd> {
@@ -37,7 +41,12 @@ pub(crate) fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [0; 2];
     // SAFETY: `fds` has room for two descriptors.
     cvt(unsafe {
-        libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
+        libc::socketpair(
+            libc::AF_UNIX,
+            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
+            0,
+            fds.as_mut_ptr(),
+        )
     })?;
     Ok((own(fds[0].into())?, own(fds[1].into())?))
 }
@@ -54,12 +63,18 @@ fn unix_address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)>
     a.sun_family = libc::AF_UNIX as u16;
     let bytes = path.as_os_str().as_bytes();
     if bytes.len() >= a.sun_path.len() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("socket path {} is too long", path.display())));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("socket path {} is too long", path.display()),
+        ));
     }
     for (to, from) in a.sun_path.iter_mut().zip(bytes) {
         *to = *from as libc::c_char;
     }
-    Ok((a, (std::mem::size_of::<libc::sa_family_t>() + bytes.len() + 1) as libc::socklen_t))
+    Ok((
+        a,
+        (std::mem::size_of::<libc::sa_family_t>() + bytes.len() + 1) as libc::socklen_t,
+    ))
 }
 
 /// Listens for packets at `path`.
@@ -101,7 +116,10 @@ struct Control([u8; 64]);
 /// Sends one packet with descriptors.
 pub(crate) fn send_packet(fd: RawFd, data: &[u8], fds: &[RawFd]) -> io::Result<()> {
     debug_assert!(fds.len() <= MAX_FDS);
-    let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    let mut iov = libc::iovec {
+        iov_base: data.as_ptr().cast_mut().cast(),
+        iov_len: data.len(),
+    };
     let mut control = Control([0; 64]);
     // SAFETY: all zeros is a valid message header.
     let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -118,7 +136,11 @@ pub(crate) fn send_packet(fd: RawFd, data: &[u8], fds: &[RawFd]) -> io::Result<(
             (*c).cmsg_level = libc::SOL_SOCKET;
             (*c).cmsg_type = libc::SCM_RIGHTS;
             (*c).cmsg_len = libc::CMSG_LEN(bytes) as _;
-            std::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(c), bytes as usize);
+            std::ptr::copy_nonoverlapping(
+                fds.as_ptr().cast::<u8>(),
+                libc::CMSG_DATA(c),
+                bytes as usize,
+            );
         }
     }
     loop {
@@ -132,7 +154,10 @@ pub(crate) fn send_packet(fd: RawFd, data: &[u8], fds: &[RawFd]) -> io::Result<(
 
 /// Receives one packet; 0 bytes mean the other side is gone.
 pub(crate) fn recv_packet(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut iov = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
     let mut control = Control([0; 64]);
     // SAFETY: all zeros is a valid message header.
     let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -153,7 +178,8 @@ pub(crate) fn recv_packet(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Ve
         let mut c = libc::CMSG_FIRSTHDR(&raw const msg);
         while !c.is_null() {
             if (*c).cmsg_level == libc::SOL_SOCKET && (*c).cmsg_type == libc::SCM_RIGHTS {
-                let count = ((*c).cmsg_len as usize - libc::CMSG_LEN(0) as usize) / std::mem::size_of::<RawFd>();
+                let count = ((*c).cmsg_len as usize - libc::CMSG_LEN(0) as usize)
+                    / std::mem::size_of::<RawFd>();
                 for i in 0..count {
                     let raw = std::ptr::read_unaligned(libc::CMSG_DATA(c).cast::<RawFd>().add(i));
                     fds.push(OwnedFd::from_raw_fd(raw));
@@ -166,11 +192,23 @@ pub(crate) fn recv_packet(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Ve
 }
 
 /// mount(2); empty texts become null.
-pub(crate) fn mount(source: &str, target: impl AsRef<Path>, kind: &str, flags: u64, data: &str) -> io::Result<()> {
+pub(crate) fn mount(
+    source: &str,
+    target: impl AsRef<Path>,
+    kind: &str,
+    flags: u64,
+    data: &str,
+) -> io::Result<()> {
     let (source, target, kind, data) = (cstr(source)?, cstr(target)?, cstr(kind)?, cstr(data)?);
     // SAFETY: all four are terminated strings that live through the call.
     cvt(unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags as libc::c_ulong, data.as_ptr().cast())
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags as libc::c_ulong,
+            data.as_ptr().cast(),
+        )
     })
     .map(|_| ())
 }
@@ -203,14 +241,25 @@ struct MountAttr {
 /// A copy of the mounts at `path`, attached nowhere yet.
 pub(crate) fn open_tree(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
     let path = cstr(path)?;
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | if recursive { AT_RECURSIVE as u32 } else { 0 };
+    let flags =
+        OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | if recursive { AT_RECURSIVE as u32 } else { 0 };
     // SAFETY: a terminated string and numbers.
     own(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) } as i64)
 }
 
 /// Changes the properties of a mount that [`open_tree`] made.
-pub(crate) fn mount_setattr(tree: &OwnedFd, set: u64, propagation: u64, recursive: bool) -> io::Result<()> {
-    let attr = MountAttr { set, clear: 0, propagation, userns: 0 };
+pub(crate) fn mount_setattr(
+    tree: &OwnedFd,
+    set: u64,
+    propagation: u64,
+    recursive: bool,
+) -> io::Result<()> {
+    let attr = MountAttr {
+        set,
+        clear: 0,
+        propagation,
+        userns: 0,
+    };
     let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: `attr` is the kernel's structure of the given size; the path is an empty terminated string.
     cvt(unsafe {
@@ -254,7 +303,11 @@ struct OpenHow {
 pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32) -> io::Result<OwnedFd> {
     const RESOLVE_NO_MAGICLINKS: u64 = 2;
     const RESOLVE_IN_ROOT: u64 = 0x10;
-    let path = if path.as_os_str().is_empty() { cstr(".")? } else { cstr(path)? };
+    let path = if path.as_os_str().is_empty() {
+        cstr(".")?
+    } else {
+        cstr(path)?
+    };
     let how = OpenHow {
         flags: (flags | libc::O_CLOEXEC) as u64,
         mode: 0,
@@ -306,19 +359,28 @@ pub(crate) fn unshare(kinds: i32) -> io::Result<()> {
 /// Only for processes with a single thread, whose child may therefore use the allocator.
 pub(crate) fn clone(flags: i32) -> io::Result<i32> {
     // SAFETY: no new stack and no CLONE_VM: the child gets a copy of everything, as after fork(2).
-    cvt(unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) } as i64).map(|p| p as i32)
+    cvt(unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) } as i64)
+        .map(|p| p as i32)
 }
 
 /// Sets the terminal's size.
 pub(crate) fn set_terminal_size(fd: RawFd, columns: u16, rows: u16) -> io::Result<()> {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: `size` is what this request reads.
     cvt(unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, &raw const size) }).map(|_| ())
 }
 
 /// Wall time in nanoseconds since 1970. For the shim's log lines; the rest asks `world`.
 pub(crate) fn wall_nanos() -> i64 {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `t` is writable.
     unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut t) };
     t.tv_sec * 1_000_000_000 + t.tv_nsec

@@ -1,7 +1,7 @@
 //! Real containers: needs root, cgroups and overlayfs. Each test has directories and a cgroup subtree of its own, and
 //! checks at its end that nothing is left.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::io::Write;
@@ -31,21 +31,41 @@ fn busybox(tag: &str, config: &str) -> Vec<u8> {
         layer.append_data(&mut h, path, data).unwrap();
     };
     add("bin/busybox", 0o755, &fs::read("/bin/busybox").unwrap());
-    add("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/var/www:/bin/sh\n");
+    add(
+        "etc/passwd",
+        0o644,
+        b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/var/www:/bin/sh\n",
+    );
     add("etc/group", 0o644, b"root:x:0:\nwww:x:34:\nlogs:x:4:web\n");
     add("tmp/x", 0o644, b"");
-    for name in ["sh", "echo", "cat", "sleep", "env", "id", "ls", "true", "hostname", "mount", "ps", "nc", "wc", "stty", "mkdir", "grep", "head", "tail", "kill", "dd", "ip", "unshare", "seq", "touch"] {
+    for name in [
+        "sh", "echo", "cat", "sleep", "env", "id", "ls", "true", "hostname", "mount", "ps", "nc",
+        "wc", "stty", "mkdir", "grep", "head", "tail", "kill", "dd", "ip", "unshare", "seq",
+        "touch",
+    ] {
         let mut h = tar::Header::new_gnu();
         h.set_entry_type(tar::EntryType::Symlink);
         h.set_size(0);
-        layer.append_link(&mut h, format!("bin/{name}"), "busybox").unwrap();
+        layer
+            .append_link(&mut h, format!("bin/{name}"), "busybox")
+            .unwrap();
     }
     let layer = layer.into_inner().unwrap();
-    let digest: String = Sha256::digest(&layer).iter().map(|b| format!("{b:02x}")).collect();
-    let config = format!(r#"{{"config":{config},"rootfs":{{"type":"layers","diff_ids":["sha256:{digest}"]}}}}"#);
-    let manifest = format!(r#"[{{"Config":"config.json","RepoTags":["{tag}"],"Layers":["l/layer.tar"]}}]"#);
+    let digest: String = Sha256::digest(&layer)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let config = format!(
+        r#"{{"config":{config},"rootfs":{{"type":"layers","diff_ids":["sha256:{digest}"]}}}}"#
+    );
+    let manifest =
+        format!(r#"[{{"Config":"config.json","RepoTags":["{tag}"],"Layers":["l/layer.tar"]}}]"#);
     let mut image = tar::Builder::new(Vec::new());
-    for (path, data) in [("config.json", config.as_bytes()), ("l/layer.tar", &layer), ("manifest.json", manifest.as_bytes())] {
+    for (path, data) in [
+        ("config.json", config.as_bytes()),
+        ("l/layer.tar", &layer),
+        ("manifest.json", manifest.as_bytes()),
+    ] {
         let mut h = tar::Header::new_gnu();
         h.set_mode(0o644);
         h.set_size(data.len() as u64);
@@ -69,20 +89,43 @@ fn options(dir: &Path, cgroup: &str) -> Options {
 
 impl Node {
     async fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("rt").tempdir_in("/tmp").unwrap();
-        let cgroup = format!("skiff-test-{}", dir.path().file_name().unwrap().to_str().unwrap());
+        let dir = tempfile::Builder::new()
+            .prefix("rt")
+            .tempdir_in("/tmp")
+            .unwrap();
+        let cgroup = format!(
+            "skiff-test-{}",
+            dir.path().file_name().unwrap().to_str().unwrap()
+        );
         let runtime = Embedded::open(options(dir.path(), &cgroup)).await.unwrap();
-        let image = busybox("busybox:test", r#"{"Cmd":["sh"],"Env":["PATH=/bin","FROM=image"]}"#);
-        runtime.import_image(Box::new(std::io::Cursor::new(image))).await.unwrap();
-        Self { dir, cgroup, runtime }
+        let image = busybox(
+            "busybox:test",
+            r#"{"Cmd":["sh"],"Env":["PATH=/bin","FROM=image"]}"#,
+        );
+        runtime
+            .import_image(Box::new(std::io::Cursor::new(image)))
+            .await
+            .unwrap();
+        Self {
+            dir,
+            cgroup,
+            runtime,
+        }
     }
     /// As after a crash: a new runtime on the same directories.
     async fn reopen(&mut self) {
-        self.runtime = Embedded::open(options(self.dir.path(), &self.cgroup)).await.unwrap();
+        self.runtime = Embedded::open(options(self.dir.path(), &self.cgroup))
+            .await
+            .unwrap();
     }
     async fn sandbox_with(&self, change: impl FnOnce(&mut SandboxConfig)) -> SandboxId {
         let mut config = SandboxConfig {
-            metadata: SandboxMetadata { name: "p".into(), namespace: "d".into(), uid: "u".into(), attempt: 0 },
+            metadata: SandboxMetadata {
+                name: "p".into(),
+                namespace: "d".into(),
+                uid: "u".into(),
+                attempt: 0,
+            },
             hostname: "web-0".into(),
             log_directory: self.dir.path().join("logs"),
             ..SandboxConfig::default()
@@ -93,21 +136,38 @@ impl Node {
     async fn sandbox(&self) -> SandboxId {
         self.sandbox_with(|_| ()).await
     }
-    async fn create(&self, s: &SandboxId, name: &str, script: &str, change: impl FnOnce(&mut ContainerConfig)) -> ContainerId {
+    async fn create(
+        &self,
+        s: &SandboxId,
+        name: &str,
+        script: &str,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> ContainerId {
         let mut config = ContainerConfig {
-            metadata: ContainerMetadata { name: name.into(), attempt: 0 },
+            metadata: ContainerMetadata {
+                name: name.into(),
+                attempt: 0,
+            },
             image: "busybox:test".into(),
             command: vec!["sh".into(), "-c".into(), script.into()],
             log_path: format!("{name}.log").into(),
             ..ContainerConfig::default()
         };
         config.linux.security_context.seccomp = SeccompProfile::RuntimeDefault;
-        config.linux.security_context.masked_paths = DEFAULT_MASKED_PATHS.iter().map(|s| (*s).into()).collect();
-        config.linux.security_context.readonly_paths = DEFAULT_READONLY_PATHS.iter().map(|s| (*s).into()).collect();
+        config.linux.security_context.masked_paths =
+            DEFAULT_MASKED_PATHS.iter().map(|s| (*s).into()).collect();
+        config.linux.security_context.readonly_paths =
+            DEFAULT_READONLY_PATHS.iter().map(|s| (*s).into()).collect();
         change(&mut config);
         self.runtime.create_container(s, config).await.unwrap()
     }
-    async fn run(&self, s: &SandboxId, name: &str, script: &str, change: impl FnOnce(&mut ContainerConfig)) -> ContainerId {
+    async fn run(
+        &self,
+        s: &SandboxId,
+        name: &str,
+        script: &str,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> ContainerId {
         let id = self.create(s, name, script, change).await;
         self.runtime.start_container(&id).await.unwrap();
         id
@@ -120,20 +180,36 @@ impl Node {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("doesn't exit: {:?}", self.runtime.container_status(id).await);
+        panic!(
+            "doesn't exit: {:?}",
+            self.runtime.container_status(id).await
+        );
     }
     /// The log's lines without times.
     fn log(&self, name: &str) -> String {
-        let text = fs::read_to_string(self.dir.path().join("logs").join(format!("{name}.log"))).unwrap_or_default();
-        text.lines().map(|l| l.split_once(' ').unwrap().1.to_owned() + "\n").collect()
+        let text = fs::read_to_string(self.dir.path().join("logs").join(format!("{name}.log")))
+            .unwrap_or_default();
+        text.lines()
+            .map(|l| l.split_once(' ').unwrap().1.to_owned() + "\n")
+            .collect()
     }
-    async fn output(&self, s: &SandboxId, name: &str, script: &str, change: impl FnOnce(&mut ContainerConfig)) -> String {
+    async fn output(
+        &self,
+        s: &SandboxId,
+        name: &str,
+        script: &str,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> String {
         let id = self.run(s, name, script, change).await;
         self.exited(&id).await;
         self.log(name)
     }
     async fn sh(&self, id: &ContainerId, script: &str) -> String {
-        let out = self.runtime.exec_sync(id, vec!["sh".into(), "-c".into(), script.into()], None).await.unwrap();
+        let out = self
+            .runtime
+            .exec_sync(id, vec!["sh".into(), "-c".into(), script.into()], None)
+            .await
+            .unwrap();
         String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap()
     }
     /// Removes all sandboxes and checks that nothing is left.
@@ -145,16 +221,35 @@ impl Node {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&dir), "mounts are left");
         for sub in ["s/s", "s/c", "root/containers", "root/tmp"] {
-            assert_eq!(fs::read_dir(self.dir.path().join(sub)).unwrap().count(), 0, "{sub}");
+            assert_eq!(
+                fs::read_dir(self.dir.path().join(sub)).unwrap().count(),
+                0,
+                "{sub}"
+            );
         }
         for process in fs::read_dir("/proc").unwrap().flatten() {
             let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
-            assert!(!String::from_utf8_lossy(&line).contains(&dir), "{process:?} is left");
+            assert!(
+                !String::from_utf8_lossy(&line).contains(&dir),
+                "{process:?} is left"
+            );
         }
-        let mut dirs: Vec<PathBuf> = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|d| d.path()).collect();
+        let mut dirs: Vec<PathBuf> = fs::read_dir("/sys/fs/cgroup")
+            .unwrap()
+            .flatten()
+            .map(|d| d.path())
+            .collect();
         dirs.push("/sys/fs/cgroup".into());
-        for d in dirs.iter().map(|d| d.join(&self.cgroup)).filter(|d| d.exists()) {
-            for below in fs::read_dir(d.join("skiff")).into_iter().flatten().flatten() {
+        for d in dirs
+            .iter()
+            .map(|d| d.join(&self.cgroup))
+            .filter(|d| d.exists())
+        {
+            for below in fs::read_dir(d.join("skiff"))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 assert!(!below.path().is_dir(), "{} is left", below.path().display());
             }
             let _ = fs::remove_dir(d.join("skiff"));
@@ -173,8 +268,14 @@ async fn a_container_runs_logs_and_exits() {
             c.envs = vec![("MINE".into(), "config".into())];
         })
         .await;
-    assert!(log.contains("stdout F out\n") && log.contains("stderr F err\n"), "{log}");
-    assert!(log.contains("stdout F no newlineimage config web-0\n") && log.contains("stdout F web-0\n"), "{log}");
+    assert!(
+        log.contains("stdout F out\n") && log.contains("stderr F err\n"),
+        "{log}"
+    );
+    assert!(
+        log.contains("stdout F no newlineimage config web-0\n") && log.contains("stdout F web-0\n"),
+        "{log}"
+    );
     let status = &n.runtime.list_containers().await.unwrap()[0];
     assert_eq!((status.exit_code, status.reason.as_str()), (3, "Error"));
     assert!(status.started_at.unwrap() <= status.finished_at.unwrap());
@@ -220,7 +321,14 @@ async fn it_is_confined() {
             security.readonly_rootfs = true;
         })
         .await;
-    for want in ["uid=33(web) gid=34(www) groups=4(logs),34(www),5000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "/var/www", "Read-only file system", "stdout F fine"] {
+    for want in [
+        "uid=33(web) gid=34(www) groups=4(logs),34(www),5000",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "/var/www",
+        "Read-only file system",
+        "stdout F fine",
+    ] {
         assert!(log.contains(want), "{want:?} in\n{log}");
     }
     let log = n
@@ -228,7 +336,10 @@ async fn it_is_confined() {
             c.linux.security_context.privileged = true;
         })
         .await;
-    assert!(log.contains("Seccomp:\t0") && log.contains("stdout F ok") && log.contains("kmsg"), "{log}");
+    assert!(
+        log.contains("Seccomp:\t0") && log.contains("stdout F ok") && log.contains("kmsg"),
+        "{log}"
+    );
     n.end().await;
 }
 
@@ -236,18 +347,44 @@ async fn it_is_confined() {
 async fn mounts_are_seen_as_asked() {
     let n = Node::new().await;
     let s = n
-        .sandbox_with(|c| c.dns_config = Some(DnsConfig { servers: vec!["10.43.0.10".into()], searches: vec!["a.b".into()], options: vec!["ndots:5".into()] }))
+        .sandbox_with(|c| {
+            c.dns_config = Some(DnsConfig {
+                servers: vec!["10.43.0.10".into()],
+                searches: vec!["a.b".into()],
+                options: vec!["ndots:5".into()],
+            })
+        })
         .await;
     let host = n.dir.path().join("volume");
     fs::create_dir(&host).unwrap();
     fs::write(host.join("f"), "hello\n").unwrap();
-    let mount = |at: &str, path: PathBuf, readonly| Mount { host_path: path, container_path: at.into(), readonly, ..Mount::default() };
+    let mount = |at: &str, path: PathBuf, readonly| Mount {
+        host_path: path,
+        container_path: at.into(),
+        readonly,
+        ..Mount::default()
+    };
     let log = n
-        .output(&s, "m", "cat /v/f /etc/resolv.conf /deep/er/file; touch /v/new; touch /v-ro/no; hostname", |c| {
-            c.mounts = vec![mount("/v", host.clone(), false), mount("/v-ro", host.clone(), true), mount("/deep/er/file", host.join("f"), true)];
-        })
+        .output(
+            &s,
+            "m",
+            "cat /v/f /etc/resolv.conf /deep/er/file; touch /v/new; touch /v-ro/no; hostname",
+            |c| {
+                c.mounts = vec![
+                    mount("/v", host.clone(), false),
+                    mount("/v-ro", host.clone(), true),
+                    mount("/deep/er/file", host.join("f"), true),
+                ];
+            },
+        )
         .await;
-    for want in ["hello", "nameserver 10.43.0.10", "search a.b", "options ndots:5", "/v-ro/no: Read-only file system"] {
+    for want in [
+        "hello",
+        "nameserver 10.43.0.10",
+        "search a.b",
+        "options ndots:5",
+        "/v-ro/no: Read-only file system",
+    ] {
         assert!(log.contains(want), "{want:?} in\n{log}");
     }
     assert!(host.join("new").exists());
@@ -258,15 +395,38 @@ async fn mounts_are_seen_as_asked() {
 async fn stopping_gives_grace_and_then_kills() {
     let n = Node::new().await;
     let s = n.sandbox().await;
-    let polite = n.run(&s, "polite", "trap 'echo bye; exit 7' TERM; echo up; while true; do sleep 0.05; done", |_| ()).await;
-    let deaf = n.run(&s, "deaf", "trap '' TERM; sleep 1000 & wait; sleep 1000", |_| ()).await;
+    let polite = n
+        .run(
+            &s,
+            "polite",
+            "trap 'echo bye; exit 7' TERM; echo up; while true; do sleep 0.05; done",
+            |_| (),
+        )
+        .await;
+    let deaf = n
+        .run(
+            &s,
+            "deaf",
+            "trap '' TERM; sleep 1000 & wait; sleep 1000",
+            |_| (),
+        )
+        .await;
     while !n.log("polite").contains("up") {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    n.runtime.stop_container(&polite, Duration::from_secs(10)).await.unwrap();
-    assert_eq!(n.runtime.container_status(&polite).await.unwrap().exit_code, 7);
+    n.runtime
+        .stop_container(&polite, Duration::from_secs(10))
+        .await
+        .unwrap();
+    assert_eq!(
+        n.runtime.container_status(&polite).await.unwrap().exit_code,
+        7
+    );
     assert!(n.log("polite").ends_with("stdout F bye\n"));
-    n.runtime.stop_container(&deaf, Duration::from_millis(200)).await.unwrap();
+    n.runtime
+        .stop_container(&deaf, Duration::from_millis(200))
+        .await
+        .unwrap();
     let status = n.runtime.container_status(&deaf).await.unwrap();
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
     n.end().await;
@@ -277,19 +437,39 @@ async fn failures_to_start_are_told() {
     let n = Node::new().await;
     let s = n.sandbox().await;
     for (command, message) in [
-        ("nonesuch", "unable to start container process: exec: \"nonesuch\": executable file not found in $PATH"),
-        ("/no/such", "unable to start container process: exec: \"/no/such\": stat /no/such: no such file or directory"),
-        ("/etc/passwd", "unable to start container process: exec: \"/etc/passwd\": permission denied"),
+        (
+            "nonesuch",
+            "unable to start container process: exec: \"nonesuch\": executable file not found in $PATH",
+        ),
+        (
+            "/no/such",
+            "unable to start container process: exec: \"/no/such\": stat /no/such: no such file or directory",
+        ),
+        (
+            "/etc/passwd",
+            "unable to start container process: exec: \"/etc/passwd\": permission denied",
+        ),
     ] {
-        let id = n.create(&s, "x", "", |c| c.command = vec![command.into()]).await;
+        let id = n
+            .create(&s, "x", "", |c| c.command = vec![command.into()])
+            .await;
         let error = n.runtime.start_container(&id).await.unwrap_err();
         assert_eq!(error.to_string(), message);
         let status = n.runtime.container_status(&id).await.unwrap();
-        assert_eq!((status.state, status.exit_code, status.reason.as_str()), (ContainerState::Exited, 128, "StartError"));
+        assert_eq!(
+            (status.state, status.exit_code, status.reason.as_str()),
+            (ContainerState::Exited, 128, "StartError")
+        );
         assert_eq!(status.message, message);
     }
-    let config = ContainerConfig { image: "absent".into(), ..ContainerConfig::default() };
-    assert!(matches!(n.runtime.create_container(&s, config).await, Err(Error::ImageNotFound(_))));
+    let config = ContainerConfig {
+        image: "absent".into(),
+        ..ContainerConfig::default()
+    };
+    assert!(matches!(
+        n.runtime.create_container(&s, config).await,
+        Err(Error::ImageNotFound(_))
+    ));
     n.end().await;
 }
 
@@ -299,12 +479,20 @@ async fn too_much_memory_is_an_oom_kill() {
     let s = n.sandbox().await;
     let id = n
         .run(&s, "oom", "tail -c 200m /dev/zero", |c| {
-            c.command = vec!["tail".into(), "-c".into(), "209715200".into(), "/dev/zero".into()];
+            c.command = vec![
+                "tail".into(),
+                "-c".into(),
+                "209715200".into(),
+                "/dev/zero".into(),
+            ];
             c.linux.resources.memory_limit_in_bytes = Some(32 << 20);
         })
         .await;
     let status = n.exited(&id).await;
-    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+    assert_eq!(
+        (status.exit_code, status.reason.as_str()),
+        (137, "OOMKilled")
+    );
     n.end().await;
 }
 
@@ -312,24 +500,56 @@ async fn too_much_memory_is_an_oom_kill() {
 async fn containers_outlive_the_runtime_and_are_adopted() {
     let mut n = Node::new().await;
     let s = n.sandbox().await;
-    let stays = n.run(&s, "stays", "while true; do echo tick; sleep 0.05; done", |_| ()).await;
+    let stays = n
+        .run(
+            &s,
+            "stays",
+            "while true; do echo tick; sleep 0.05; done",
+            |_| (),
+        )
+        .await;
     let ends = n.run(&s, "ends", "sleep 0.3; exit 5", |_| ()).await;
-    let pid = n.runtime.container_status(&stays).await.unwrap().pid.unwrap();
+    let pid = n
+        .runtime
+        .container_status(&stays)
+        .await
+        .unwrap()
+        .pid
+        .unwrap();
     // Not the same as kill -9 of a process, but shims can't tell: all that they have of us is sockets, and those close.
     let (dir, cgroup) = (n.dir, n.cgroup);
     drop(n.runtime);
     tokio::time::sleep(Duration::from_millis(600)).await;
     let runtime = Embedded::open(options(dir.path(), &cgroup)).await.unwrap();
-    n = Node { dir, cgroup, runtime };
+    n = Node {
+        dir,
+        cgroup,
+        runtime,
+    };
     let status = n.runtime.container_status(&stays).await.unwrap();
-    assert_eq!((status.state, status.pid), (ContainerState::Running, Some(pid)));
+    assert_eq!(
+        (status.state, status.pid),
+        (ContainerState::Running, Some(pid))
+    );
     let status = n.runtime.container_status(&ends).await.unwrap();
-    assert_eq!((status.state, status.exit_code), (ContainerState::Exited, 5));
-    assert_eq!(n.runtime.pod_sandbox_status(&s).await.unwrap().state, SandboxState::Ready);
+    assert_eq!(
+        (status.state, status.exit_code),
+        (ContainerState::Exited, 5)
+    );
+    assert_eq!(
+        n.runtime.pod_sandbox_status(&s).await.unwrap().state,
+        SandboxState::Ready
+    );
     assert_eq!(n.sh(&stays, "echo still here").await, "still here\n");
-    n.runtime.stop_container(&stays, Duration::ZERO).await.unwrap();
+    n.runtime
+        .stop_container(&stays, Duration::ZERO)
+        .await
+        .unwrap();
     n.reopen().await;
-    assert_eq!(n.runtime.container_status(&stays).await.unwrap().exit_code, 137);
+    assert_eq!(
+        n.runtime.container_status(&stays).await.unwrap().exit_code,
+        137
+    );
     n.end().await;
 }
 
@@ -338,20 +558,38 @@ async fn a_lost_shim_takes_its_containers_along() {
     let n = Node::new().await;
     let s = n.sandbox().await;
     let c = n.run(&s, "c", "sleep 1000", |_| ()).await;
-    let shim = n.runtime.pod_sandbox_status(&s).await.unwrap().shim_pid.unwrap();
+    let shim = n
+        .runtime
+        .pod_sandbox_status(&s)
+        .await
+        .unwrap()
+        .shim_pid
+        .unwrap();
     // SAFETY: takes numbers only; our own shim.
     unsafe { libc::kill(shim, libc::SIGKILL) };
     let status = n.exited(&c).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
-    assert_eq!(n.runtime.pod_sandbox_status(&s).await.unwrap().state, SandboxState::NotReady);
+    assert_eq!(
+        n.runtime.pod_sandbox_status(&s).await.unwrap().state,
+        SandboxState::NotReady
+    );
     n.end().await;
 }
 
 #[tokio::test]
 async fn a_pod_shares_network_ipc_and_if_asked_processes() {
     let n = Node::new().await;
-    let s = n.sandbox_with(|c| c.linux.namespaces.pid = PidMode::Pod).await;
-    let server = n.run(&s, "server", "echo shared > /dev/shm/x; while true; do echo hi | nc -l -p 8080; done", |_| ()).await;
+    let s = n
+        .sandbox_with(|c| c.linux.namespaces.pid = PidMode::Pod)
+        .await;
+    let server = n
+        .run(
+            &s,
+            "server",
+            "echo shared > /dev/shm/x; while true; do echo hi | nc -l -p 8080; done",
+            |_| (),
+        )
+        .await;
     let other = n.run(&s, "other", "sleep 1000", |_| ()).await;
     let mut answer = String::new();
     for _ in 0..100 {
@@ -364,14 +602,24 @@ async fn a_pod_shares_network_ipc_and_if_asked_processes() {
     assert_eq!(answer, "hi\n");
     assert_eq!(n.sh(&other, "cat /dev/shm/x").await, "shared\n");
     let processes = n.sh(&other, "ps -o pid,args").await;
-    assert!(processes.contains("nc -l -p 8080") && processes.contains("sleep 1000"), "{processes}");
-    assert!(n.sh(&other, "ls -l /proc/1/exe /proc/1/root").await.contains("Permission denied"));
+    assert!(
+        processes.contains("nc -l -p 8080") && processes.contains("sleep 1000"),
+        "{processes}"
+    );
+    assert!(
+        n.sh(&other, "ls -l /proc/1/exe /proc/1/root")
+            .await
+            .contains("Permission denied")
+    );
     tokio::time::sleep(Duration::from_millis(100)).await;
     let mut stream = n.runtime.port_forward(&s, 8080).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "hi\n");
-    n.runtime.stop_container(&server, Duration::ZERO).await.unwrap();
+    n.runtime
+        .stop_container(&server, Duration::ZERO)
+        .await
+        .unwrap();
     assert!(!n.sh(&other, "ps -o args").await.contains("nc -l"));
     n.end().await;
 }
@@ -380,32 +628,107 @@ async fn a_pod_shares_network_ipc_and_if_asked_processes() {
 async fn commands_run_inside() {
     let n = Node::new().await;
     let s = n.sandbox().await;
-    let c = n.run(&s, "c", "sleep 1000", |c| c.linux.security_context.run_as_user = Some(33)).await;
+    let c = n
+        .run(&s, "c", "sleep 1000", |c| {
+            c.linux.security_context.run_as_user = Some(33)
+        })
+        .await;
     let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
-    let out = n.runtime.exec_sync(&c, vec!["sh".into(), "-c".into(), "id -u; echo e >&2; cat /proc/1/comm; exit 9".into()], None).await.unwrap();
-    assert_eq!(out, ExecSync { stdout: b"33\nsleep\n".to_vec(), stderr: b"e\n".to_vec(), exit_code: 9 });
-    let error = n.runtime.exec_sync(&c, words("nope x"), None).await.unwrap_err();
-    assert!(matches!(&error, Error::Start { message, exit_code: 127 } if message.contains("exec: \"nope\": executable file not found in $PATH")), "{error:?}");
+    let out = n
+        .runtime
+        .exec_sync(
+            &c,
+            vec![
+                "sh".into(),
+                "-c".into(),
+                "id -u; echo e >&2; cat /proc/1/comm; exit 9".into(),
+            ],
+            None,
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        out,
+        ExecSync {
+            stdout: b"33\nsleep\n".to_vec(),
+            stderr: b"e\n".to_vec(),
+            exit_code: 9
+        }
+    );
+    let error = n
+        .runtime
+        .exec_sync(&c, words("nope x"), None)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::Start { message, exit_code: 127 } if message.contains("exec: \"nope\": executable file not found in $PATH")),
+        "{error:?}"
+    );
     let limit = Some(Duration::from_millis(200));
-    assert!(matches!(n.runtime.exec_sync(&c, words("sleep 77"), limit).await, Err(Error::DeadlineExceeded { .. })));
+    assert!(matches!(
+        n.runtime.exec_sync(&c, words("sleep 77"), limit).await,
+        Err(Error::DeadlineExceeded { .. })
+    ));
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!n.sh(&c, "ps -o args").await.contains("sleep 77"));
 
-    let request = ExecRequest { cmd: words("cat"), stdin: true, stdout: true, ..ExecRequest::default() };
+    let request = ExecRequest {
+        cmd: words("cat"),
+        stdin: true,
+        stdout: true,
+        ..ExecRequest::default()
+    };
     let mut streams = n.runtime.exec(&c, request).await.unwrap();
-    streams.stdin.as_mut().unwrap().write_all(b"through").await.unwrap();
+    streams
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"through")
+        .await
+        .unwrap();
     streams.stdin = None;
     let mut text = String::new();
-    streams.stdout.as_mut().unwrap().read_to_string(&mut text).await.unwrap();
+    streams
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_to_string(&mut text)
+        .await
+        .unwrap();
     assert_eq!((text.as_str(), streams.exit.await.unwrap()), ("through", 0));
 
-    let request = ExecRequest { cmd: vec!["sh".into()], tty: true, stdin: true, stdout: true, stderr: false };
+    let request = ExecRequest {
+        cmd: vec!["sh".into()],
+        tty: true,
+        stdin: true,
+        stdout: true,
+        stderr: false,
+    };
     let mut streams = n.runtime.exec(&c, request).await.unwrap();
-    streams.resize.send(TerminalSize { width: 101, height: 37 }).await.unwrap();
+    streams
+        .resize
+        .send(TerminalSize {
+            width: 101,
+            height: 37,
+        })
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    streams.stdin.as_mut().unwrap().write_all(b"stty size; exit 4\n").await.unwrap();
+    streams
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"stty size; exit 4\n")
+        .await
+        .unwrap();
     let mut text = String::new();
-    streams.stdout.as_mut().unwrap().read_to_string(&mut text).await.unwrap();
+    streams
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_to_string(&mut text)
+        .await
+        .unwrap();
     assert!(text.contains("37 101"), "{text}");
     assert_eq!(streams.exit.await.unwrap(), 4);
     n.end().await;
@@ -416,10 +739,15 @@ async fn attaching_and_rotating_logs() {
     let n = Node::new().await;
     let s = n.sandbox().await;
     let c = n
-        .run(&s, "c", "echo one; while read line; do echo got $line; done; echo end", |c| {
-            c.stdin = true;
-            c.stdin_once = true;
-        })
+        .run(
+            &s,
+            "c",
+            "echo one; while read line; do echo got $line; done; echo end",
+            |c| {
+                c.stdin = true;
+                c.stdin_once = true;
+            },
+        )
         .await;
     let mut streams = n.runtime.attach(&c, true).await.unwrap();
     let log = n.dir.path().join("logs/c.log");
@@ -428,38 +756,108 @@ async fn attaching_and_rotating_logs() {
     }
     fs::rename(&log, log.with_extension("old")).unwrap();
     n.runtime.reopen_container_log(&c).await.unwrap();
-    streams.stdin.as_mut().unwrap().write_all(b"x\n").await.unwrap();
+    streams
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"x\n")
+        .await
+        .unwrap();
     streams.stdin = None;
     assert_eq!(streams.exit.await.unwrap(), 0);
     let mut text = String::new();
-    streams.stdout.as_mut().unwrap().read_to_string(&mut text).await.unwrap();
+    streams
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_to_string(&mut text)
+        .await
+        .unwrap();
     assert!(text.ends_with("got x\nend\n"), "{text}");
     assert_eq!(n.log("c"), "stdout F got x\nstdout F end\n");
 
-    let t = n.run(&s, "t", "read x; echo tty $x", |c| (c.tty, c.stdin) = (true, true)).await;
+    let t = n
+        .run(&s, "t", "read x; echo tty $x", |c| {
+            (c.tty, c.stdin) = (true, true)
+        })
+        .await;
     let mut streams = n.runtime.attach(&t, true).await.unwrap();
-    streams.stdin.as_mut().unwrap().write_all(b"hey\n").await.unwrap();
+    streams
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"hey\n")
+        .await
+        .unwrap();
     let mut text = String::new();
-    streams.stdout.as_mut().unwrap().read_to_string(&mut text).await.unwrap();
+    streams
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_to_string(&mut text)
+        .await
+        .unwrap();
     assert!(text.contains("tty hey\r\n"), "{text:?}");
-    let long = n.output(&s, "long", "head -c 40000 /dev/zero | busybox tr '\\0' a; echo", |_| ()).await;
+    let long = n
+        .output(
+            &s,
+            "long",
+            "head -c 40000 /dev/zero | busybox tr '\\0' a; echo",
+            |_| (),
+        )
+        .await;
     let parts: Vec<_> = long.lines().map(|l| (&l[..8], l.len() - 9)).collect();
-    assert_eq!(parts, [("stdout P", 16384), ("stdout P", 16384), ("stdout F", 7232)]);
+    assert_eq!(
+        parts,
+        [("stdout P", 16384), ("stdout P", 16384), ("stdout F", 7232)]
+    );
     n.end().await;
 }
 
 #[tokio::test]
 async fn usage_and_limits_are_read_and_changed() {
     let n = Node::new().await;
-    let s = n.sandbox_with(|c| c.linux.sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "0".into()).map_or((), |_| ())).await;
-    let c = n.run(&s, "c", "echo x > /file; while true; do :; done", |c| c.linux.resources.memory_limit_in_bytes = Some(64 << 20)).await;
+    let s = n
+        .sandbox_with(|c| {
+            c.linux
+                .sysctls
+                .insert("net.ipv4.ip_unprivileged_port_start".into(), "0".into())
+                .map_or((), |_| ())
+        })
+        .await;
+    let c = n
+        .run(&s, "c", "echo x > /file; while true; do :; done", |c| {
+            c.linux.resources.memory_limit_in_bytes = Some(64 << 20)
+        })
+        .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let stats = n.runtime.container_stats(&c).await.unwrap();
-    assert!(stats.cpu_usage_core_nanos > 0 && stats.memory_usage > 0 && stats.writable_layer_used > 0, "{stats:?}");
-    let resources = LinuxResources { memory_limit_in_bytes: Some(48 << 20), ..LinuxResources::default() };
-    n.runtime.update_container_resources(&c, resources).await.unwrap();
-    assert_eq!(n.sh(&c, "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null").await.trim(), (48 << 20).to_string());
-    assert_eq!(n.sh(&c, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start").await, "0\n");
+    assert!(
+        stats.cpu_usage_core_nanos > 0 && stats.memory_usage > 0 && stats.writable_layer_used > 0,
+        "{stats:?}"
+    );
+    let resources = LinuxResources {
+        memory_limit_in_bytes: Some(48 << 20),
+        ..LinuxResources::default()
+    };
+    n.runtime
+        .update_container_resources(&c, resources)
+        .await
+        .unwrap();
+    assert_eq!(
+        n.sh(
+            &c,
+            "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null"
+        )
+        .await
+        .trim(),
+        (48 << 20).to_string()
+    );
+    assert_eq!(
+        n.sh(&c, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start")
+            .await,
+        "0\n"
+    );
     n.end().await;
 }
 
@@ -467,7 +865,10 @@ async fn usage_and_limits_are_read_and_changed() {
 async fn damaged_and_hostile_images_are_refused() {
     let n = Node::new().await;
     let import = |data: Vec<u8>| n.runtime.import_image(Box::new(std::io::Cursor::new(data)));
-    assert!(matches!(import(b"nonsense".to_vec()).await, Err(Error::BadImage(_))));
+    assert!(matches!(
+        import(b"nonsense".to_vec()).await,
+        Err(Error::BadImage(_))
+    ));
     let good = busybox("evil:1", "{}");
     // A layer that is there is not unpacked again, so begin without.
     n.runtime.remove_image("busybox:test").await.unwrap();
@@ -482,7 +883,10 @@ async fn damaged_and_hostile_images_are_refused() {
     h.set_size(1);
     h.set_cksum();
     escape.append(&h, &b"x"[..]).unwrap();
-    let error = import(escape.into_inner().unwrap()).await.unwrap_err().to_string();
+    let error = import(escape.into_inner().unwrap())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("leads out"), "{error}");
     assert!(!n.dir.path().join("root/escape").exists());
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -492,6 +896,11 @@ async fn damaged_and_hostile_images_are_refused() {
     assert!(n.runtime.image_status("evil:1").await.unwrap().is_some());
     n.runtime.remove_image("evil:1").await.unwrap();
     assert!(n.runtime.image_status("evil:1").await.unwrap().is_none());
-    assert_eq!(fs::read_dir(n.dir.path().join("root/layers")).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(n.dir.path().join("root/layers"))
+            .unwrap()
+            .count(),
+        0
+    );
     n.end().await;
 }

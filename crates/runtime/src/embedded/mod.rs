@@ -57,8 +57,17 @@ pub struct Options {
 #[derive(Debug, Clone, PartialEq)]
 enum Life {
     Created,
-    Running { pid: i32, started: Option<Timestamp> },
-    Exited { started: Option<Timestamp>, finished: Option<Timestamp>, code: i32, reason: &'static str, message: String },
+    Running {
+        pid: i32,
+        started: Option<Timestamp>,
+    },
+    Exited {
+        started: Option<Timestamp>,
+        finished: Option<Timestamp>,
+        code: i32,
+        reason: &'static str,
+        message: String,
+    },
 }
 
 struct Sandbox {
@@ -104,7 +113,9 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn remove_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).attempt(|| format!("removing {}", path.display())),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).attempt(|| format!("removing {}", path.display()))
+        }
         _ => Ok(()),
     }
 }
@@ -114,17 +125,25 @@ fn save<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {
     sys::write_atomically(path, &text, false).attempt(|| format!("writing {}", path.display()))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(e) => Err(Error::FailedPrecondition(format!("the runtime is shutting down: {e}"))),
+        Err(e) => Err(Error::FailedPrecondition(format!(
+            "the runtime is shutting down: {e}"
+        ))),
     }
 }
 
 impl Container {
     /// What the files say.
     fn life_on_disk(dir: &Path) -> Life {
-        let fact = |name: &str| fs::read_to_string(dir.join(name)).ok().and_then(|t| Fact::parse(&t));
+        let fact = |name: &str| {
+            fs::read_to_string(dir.join(name))
+                .ok()
+                .and_then(|t| Fact::parse(&t))
+        };
         let started = fact("started");
         match (fact("exit"), started) {
             (Some(exit), started) => {
@@ -137,9 +156,18 @@ impl Container {
                     () => "Error",
                 };
                 let started = started.and_then(|s| s.time());
-                Life::Exited { started, finished: exit.time(), code: exit.number, reason, message }
+                Life::Exited {
+                    started,
+                    finished: exit.time(),
+                    code: exit.number,
+                    reason,
+                    message,
+                }
             }
-            (None, Some(started)) => Life::Running { pid: started.number, started: started.time() },
+            (None, Some(started)) => Life::Running {
+                pid: started.number,
+                started: started.time(),
+            },
             (None, None) => Life::Created,
         }
     }
@@ -150,7 +178,8 @@ impl Container {
         let mut exited = false;
         self.life.send_if_modified(|life| {
             let newer = match (&*life, &now) {
-                (Life::Exited { .. }, _) | (Life::Running { .. }, Life::Created | Life::Running { .. }) => false,
+                (Life::Exited { .. }, _)
+                | (Life::Running { .. }, Life::Created | Life::Running { .. }) => false,
                 (a, b) => a != b,
             };
             if newer {
@@ -165,10 +194,12 @@ impl Container {
     /// Records an end that no shim saw.
     fn record_end(&self, now: Timestamp, code: i32, message: &str) -> Result<()> {
         let path = self.dir.join("message");
-        sys::write_atomically(&path, message.as_bytes(), false).attempt(|| format!("writing {}", path.display()))?;
+        sys::write_atomically(&path, message.as_bytes(), false)
+            .attempt(|| format!("writing {}", path.display()))?;
         let text = format!("{code} {} 0\n", now.as_nanosecond());
         let path = self.dir.join("exit");
-        sys::write_atomically(&path, text.as_bytes(), false).attempt(|| format!("writing {}", path.display()))
+        sys::write_atomically(&path, text.as_bytes(), false)
+            .attempt(|| format!("writing {}", path.display()))
     }
 
     fn pid_mode(&self, sandbox: &SandboxRecord) -> PidMode {
@@ -200,11 +231,19 @@ impl Container {
         match self.life.borrow().clone() {
             Life::Created => {}
             Life::Running { pid, started } => {
-                (status.state, status.pid, status.started_at) = (ContainerState::Running, Some(pid), started);
+                (status.state, status.pid, status.started_at) =
+                    (ContainerState::Running, Some(pid), started);
             }
-            Life::Exited { started, finished, code, reason, message } => {
+            Life::Exited {
+                started,
+                finished,
+                code,
+                reason,
+                message,
+            } => {
                 status.state = ContainerState::Exited;
-                (status.started_at, status.finished_at, status.exit_code) = (started, finished, code);
+                (status.started_at, status.finished_at, status.exit_code) =
+                    (started, finished, code);
                 (status.reason, status.message) = (reason.to_owned(), message);
             }
         }
@@ -230,11 +269,17 @@ impl Sandbox {
     }
 
     fn lost(&self, why: io::Error) -> Error {
-        Error::Shim { sandbox: lock(&self.record).id.clone(), why: why.to_string() }
+        Error::Shim {
+            sandbox: lock(&self.record).id.clone(),
+            why: why.to_string(),
+        }
     }
 
     async fn call(&self, op: Op, fields: &[&str]) -> Result<Answer> {
-        self.conn()?.call(op, fields, &[]).await.map_err(|e| self.lost(e))
+        self.conn()?
+            .call(op, fields, &[])
+            .await
+            .map_err(|e| self.lost(e))
     }
 
     fn save(&self) -> Result<()> {
@@ -255,15 +300,23 @@ impl Embedded {
     /// When a directory can't be made, no cgroup hierarchy is mounted, or the image index is damaged.
     pub async fn open(options: Options) -> Result<Arc<Self>> {
         if options.state.as_os_str().len() > 60 {
-            return Err(Error::InvalidArgument(format!("state path {} is longer than 60 bytes", options.state.display())));
+            return Err(Error::InvalidArgument(format!(
+                "state path {} is longer than 60 bytes",
+                options.state.display()
+            )));
         }
         let cgroups = Cgroups::detect(&options.cgroup_root)?;
-        for dir in [options.state.join("s"), options.state.join("c"), options.root.join("containers")] {
+        for dir in [
+            options.state.join("s"),
+            options.state.join("c"),
+            options.root.join("containers"),
+        ] {
             fs::create_dir_all(&dir).attempt(|| format!("making {}", dir.display()))?;
         }
         for dir in [&options.state, &options.root] {
             let mode = fs::Permissions::from_mode(0o700);
-            fs::set_permissions(dir, mode).attempt(|| format!("setting the mode of {}", dir.display()))?;
+            fs::set_permissions(dir, mode)
+                .attempt(|| format!("setting the mode of {}", dir.display()))?;
         }
         let images = Arc::new(Images::open(&options.root)?);
         let this = Arc::new_cyclic(|this| Self {
@@ -285,7 +338,9 @@ impl Embedded {
             Ok(entries.flatten().map(|e| e.path()).collect())
         };
         for dir in names(self.options.state.join("c"))? {
-            let record = fs::read(dir.join("container.json")).ok().and_then(|t| serde_json::from_slice(&t).ok());
+            let record = fs::read(dir.join("container.json"))
+                .ok()
+                .and_then(|t| serde_json::from_slice(&t).ok());
             // Without a record its creation was never answered.
             let Some(record): Option<ContainerRecord> = record else {
                 remove_tree(&dir)?;
@@ -294,23 +349,38 @@ impl Embedded {
             let life = watch::channel(Container::life_on_disk(&dir)).0;
             let resources = Mutex::new(record.config.linux.resources.clone());
             let id = record.id.clone();
-            let container = Container { record, resources, dir, life, busy: tokio::sync::Mutex::default() };
+            let container = Container {
+                record,
+                resources,
+                dir,
+                life,
+                busy: tokio::sync::Mutex::default(),
+            };
             lock(&self.containers).insert(id, Arc::new(container));
         }
         for dir in names(self.options.root.join("containers"))? {
-            let known = dir.file_name().and_then(|n| n.to_str()).is_some_and(|n| lock(&self.containers).contains_key(&n.into()));
+            let known = dir
+                .file_name()
+                .and_then(|n| n.to_str())
+                .is_some_and(|n| lock(&self.containers).contains_key(&n.into()));
             if !known {
                 remove_tree(&dir)?;
             }
         }
         for dir in names(self.options.state.join("s"))? {
-            let record = fs::read(dir.join("sandbox.json")).ok().and_then(|t| serde_json::from_slice(&t).ok());
+            let record = fs::read(dir.join("sandbox.json"))
+                .ok()
+                .and_then(|t| serde_json::from_slice(&t).ok());
             let Some(record): Option<SandboxRecord> = record else {
                 remove_tree(&dir)?;
                 continue;
             };
             let (id, ready) = (record.id.clone(), record.ready);
-            let sandbox = Arc::new(Sandbox { record: Mutex::new(record), dir, alive: watch::channel(false).0 });
+            let sandbox = Arc::new(Sandbox {
+                record: Mutex::new(record),
+                dir,
+                alive: watch::channel(false).0,
+            });
             lock(&self.sandboxes).insert(id.clone(), Arc::clone(&sandbox));
             if !ready {
                 self.remove_pod_sandbox(&id).await?;
@@ -321,7 +391,11 @@ impl Embedded {
         let orphans: Vec<_> = {
             let sandboxes = lock(&self.sandboxes);
             let containers = lock(&self.containers);
-            containers.values().filter(|c| !sandboxes.contains_key(&c.record.sandbox)).map(|c| c.record.id.clone()).collect()
+            containers
+                .values()
+                .filter(|c| !sandboxes.contains_key(&c.record.sandbox))
+                .map(|c| c.record.id.clone())
+                .collect()
         };
         for id in orphans {
             self.remove_container(&id).await?;
@@ -330,34 +404,54 @@ impl Embedded {
     }
 
     /// Subscribes to a shim, and from then on takes over what it reports, until it is gone or this runtime is dropped.
-    async fn follow(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
-        let conn = sandbox.conn()?;
-        conn.call(Op::Subscribe, &[], &[]).await.map_err(|e| sandbox.lost(e))?;
-        sandbox.alive.send_replace(true);
-        let id = lock(&sandbox.record).id.clone();
-        for c in self.containers_of(&id) {
-            c.refresh();
-        }
-        let (this, sandbox) = (Weak::clone(&self.this), Arc::clone(sandbox));
-        tokio::spawn(async move {
-            loop {
-                let received = conn.receive().await;
-                let Some(this) = this.upgrade() else { return };
-                match received {
-                    Ok(answer) if answer.kind == Reply::Event => this.take_over(&answer.text().into()),
-                    Ok(_) => {}
-                    Err(_) => return this.shim_lost(&sandbox),
-                }
+    fn follow<'a>(
+        &'a self,
+        sandbox: &'a Arc<Sandbox>,
+    ) -> futures::future::BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let conn = sandbox.conn()?;
+            conn.call(Op::Subscribe, &[], &[])
+                .await
+                .map_err(|e| sandbox.lost(e))?;
+            sandbox.alive.send_replace(true);
+            let id = lock(&sandbox.record).id.clone();
+            for c in self.containers_of(&id) {
+                self.take_over(&c.record.id);
             }
-        });
-        Ok(())
+            let (this, sandbox) = (Weak::clone(&self.this), Arc::clone(sandbox));
+            tokio::spawn(async move {
+                loop {
+                    let received = conn.receive().await;
+                    let Some(this) = this.upgrade() else { return };
+                    match received {
+                        Ok(answer) if answer.kind == Reply::Event => {
+                            this.take_over(&answer.text().into())
+                        }
+                        Ok(_) => {}
+                        // It is gone, or hung up because we were too slow.
+                        Err(_) => {
+                            if this.follow(&sandbox).await.is_err() {
+                                this.shim_lost(&sandbox);
+                            }
+                            return;
+                        }
+                    }
+                }
+            });
+            Ok(())
+        })
     }
 
     fn take_over(&self, id: &ContainerId) {
         let Ok(c) = self.container(id) else { return };
         if c.refresh() {
             let code = c.status().exit_code;
-            self.tell(&c.record.sandbox, Some(id), ContainerEventKind::Stopped, Some(code));
+            self.tell(
+                &c.record.sandbox,
+                Some(id),
+                ContainerEventKind::Stopped,
+                Some(code),
+            );
         }
     }
 
@@ -369,7 +463,11 @@ impl Embedded {
             c.refresh();
             if matches!(*c.life.borrow(), Life::Running { .. }) {
                 self.cgroups.kill(&c.record.cgroup);
-                if let Err(e) = c.record_end(self.options.world.now(), 255, "the shim of its sandbox was lost") {
+                if let Err(e) = c.record_end(
+                    self.options.world.now(),
+                    255,
+                    "the shim of its sandbox was lost",
+                ) {
                     tracing::error!(container = %c.record.id, "can't record the end of a lost container: {e}");
                 }
                 self.take_over(&c.record.id);
@@ -378,8 +476,19 @@ impl Embedded {
         self.tell(&id, None, ContainerEventKind::Stopped, None);
     }
 
-    fn tell(&self, sandbox: &SandboxId, container: Option<&ContainerId>, kind: ContainerEventKind, exit_code: Option<i32>) {
-        let event = ContainerEvent { sandbox: sandbox.clone(), container: container.cloned(), kind, exit_code };
+    fn tell(
+        &self,
+        sandbox: &SandboxId,
+        container: Option<&ContainerId>,
+        kind: ContainerEventKind,
+        exit_code: Option<i32>,
+    ) {
+        let event = ContainerEvent {
+            sandbox: sandbox.clone(),
+            container: container.cloned(),
+            kind,
+            exit_code,
+        };
         // Nobody listening is fine: whoever comes lists first.
         let _ = self.events.send(event);
     }
@@ -389,15 +498,25 @@ impl Embedded {
     }
 
     fn sandbox(&self, id: &SandboxId) -> Result<Arc<Sandbox>> {
-        lock(&self.sandboxes).get(id).cloned().ok_or_else(|| Error::sandbox(id))
+        lock(&self.sandboxes)
+            .get(id)
+            .cloned()
+            .ok_or_else(|| Error::sandbox(id))
     }
 
     fn container(&self, id: &ContainerId) -> Result<Arc<Container>> {
-        lock(&self.containers).get(id).cloned().ok_or_else(|| Error::container(id))
+        lock(&self.containers)
+            .get(id)
+            .cloned()
+            .ok_or_else(|| Error::container(id))
     }
 
     fn containers_of(&self, id: &SandboxId) -> Vec<Arc<Container>> {
-        lock(&self.containers).values().filter(|c| c.record.sandbox == *id).cloned().collect()
+        lock(&self.containers)
+            .values()
+            .filter(|c| c.record.sandbox == *id)
+            .cloned()
+            .collect()
     }
 
     async fn launch(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
@@ -414,18 +533,26 @@ impl Embedded {
             new_ipc: namespaces.ipc != NamespaceMode::Node,
             shared_pid: namespaces.pid == PidMode::Pod,
             sysctls: config.linux.sysctls.clone(),
-            cgroups: self.cgroups.dirs(&shim_cgroup).into_iter().map(|(_, d)| d).collect(),
+            cgroups: self
+                .cgroups
+                .dirs(&shim_cgroup)
+                .into_iter()
+                .map(|(_, d)| d)
+                .collect(),
         };
         save(&dir.join("shim.json"), &spec)?;
         if spec.new_network {
-            fs::write(dir.join("hostname"), format!("{hostname}\n")).attempt(|| "writing hostname".into())?;
+            fs::write(dir.join("hostname"), format!("{hostname}\n"))
+                .attempt(|| "writing hostname".into())?;
         }
         if let Some(dns) = &config.dns_config {
             let mut text = String::new();
             if !dns.searches.is_empty() {
                 text.push_str(&format!("search {}\n", dns.searches.join(" ")));
             }
-            dns.servers.iter().for_each(|s| text.push_str(&format!("nameserver {s}\n")));
+            dns.servers
+                .iter()
+                .for_each(|s| text.push_str(&format!("nameserver {s}\n")));
             if !dns.options.is_empty() {
                 text.push_str(&format!("options {}\n", dns.options.join(" ")));
             }
@@ -434,14 +561,21 @@ impl Embedded {
         let mut command = std::process::Command::new(&self.options.self_exe);
         command.arg0(crate::shim::LAUNCHER).arg(dir).env_clear();
         let mut command = tokio::process::Command::from(command);
-        command.stdin(std::process::Stdio::null()).kill_on_drop(true);
-        let lost = |why: String| Error::Shim { sandbox: record.id.clone(), why };
+        command
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true);
+        let lost = |why: String| Error::Shim {
+            sandbox: record.id.clone(),
+            why,
+        };
         let output = tokio::time::timeout(LAUNCH_TIMEOUT, command.output())
             .await
             .map_err(|_| lost("the launcher took too long".into()))?
             .attempt(|| format!("starting {}", self.options.self_exe.display()))?;
         if !output.status.success() {
-            return Err(lost(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+            return Err(lost(
+                String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            ));
         }
         self.follow(sandbox).await?;
         if let Some(netns) = sandbox.netns() {
@@ -461,7 +595,10 @@ impl Embedded {
                 let _ = conn.call(Op::Shutdown, &[], &[]).await;
                 let _ = alive.wait_for(|a| !a).await;
             });
-            answered.await.map_err(|_| Error::Shim { sandbox: id.clone(), why: "doesn't end".into() })?;
+            answered.await.map_err(|_| Error::Shim {
+                sandbox: id.clone(),
+                why: "doesn't end".into(),
+            })?;
         }
         for c in self.containers_of(id) {
             self.cgroups.kill(&c.record.cgroup);
@@ -481,23 +618,37 @@ impl Embedded {
     fn mounts(&self, config: &ContainerConfig, sandbox: &Sandbox) -> Vec<Mount> {
         let mut mounts = config.mounts.clone();
         let host = sandbox.netns().is_none();
-        for (name, at, fallback) in
-            [("resolv.conf", "/etc/resolv.conf", Some("/etc/resolv.conf")), ("hostname", "/etc/hostname", host.then_some("/etc/hostname"))]
-        {
+        for (name, at, fallback) in [
+            ("resolv.conf", "/etc/resolv.conf", Some("/etc/resolv.conf")),
+            ("hostname", "/etc/hostname", host.then_some("/etc/hostname")),
+        ] {
             if mounts.iter().any(|m| m.container_path == Path::new(at)) {
                 continue;
             }
             let own = sandbox.dir.join(name);
-            let source = if own.exists() { Some(own) } else { fallback.map(PathBuf::from).filter(|p| p.exists()) };
+            let source = if own.exists() {
+                Some(own)
+            } else {
+                fallback.map(PathBuf::from).filter(|p| p.exists())
+            };
             if let Some(host_path) = source {
                 let readonly = config.linux.security_context.readonly_rootfs;
-                mounts.push(Mount { host_path, container_path: at.into(), readonly, ..Mount::default() });
+                mounts.push(Mount {
+                    host_path,
+                    container_path: at.into(),
+                    readonly,
+                    ..Mount::default()
+                });
             }
         }
         mounts
     }
 
-    async fn exec_on(&self, id: &ContainerId, request: &ExecRequest) -> Result<(Streams, Arc<Conn>)> {
+    async fn exec_on(
+        &self,
+        id: &ContainerId,
+        request: &ExecRequest,
+    ) -> Result<(Streams, Arc<Conn>)> {
         let container = self.container(id)?;
         let not_running = || Error::FailedPrecondition(format!("container {id} is not running"));
         if !matches!(*container.life.borrow(), Life::Running { .. }) {
@@ -507,14 +658,27 @@ impl Embedded {
             return Err(Error::InvalidArgument("no command specified".into()));
         }
         let sandbox = self.sandbox(&container.record.sandbox)?;
-        let text = fs::read(container.dir.join("spec.json")).attempt(|| "reading spec.json".into())?;
-        let spec: InitSpec = serde_json::from_slice(&text).map_err(|e| Error::InvalidArgument(e.to_string()))?;
-        let process = ProcessSpec { args: request.cmd.clone(), tty: request.tty, ..spec.process };
+        let text =
+            fs::read(container.dir.join("spec.json")).attempt(|| "reading spec.json".into())?;
+        let spec: InitSpec =
+            serde_json::from_slice(&text).map_err(|e| Error::InvalidArgument(e.to_string()))?;
+        let process = ProcessSpec {
+            args: request.cmd.clone(),
+            tty: request.tty,
+            ..spec.process
+        };
         let cgroups: Vec<_> = spec.cgroups.into_iter().map(|(_, d)| d).collect();
-        let text = serde_json::to_vec(&(cgroups, process)).map_err(|e| Error::InvalidArgument(e.to_string()))?;
+        let text = serde_json::to_vec(&(cgroups, process))
+            .map_err(|e| Error::InvalidArgument(e.to_string()))?;
         let memory = sys::memfd(&text).attempt(|| "making a specification".into())?;
 
-        let null = || fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+        let null = || {
+            fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open("/dev/null")
+                .map(OwnedFd::from)
+        };
         let pipes = || "making pipes".to_owned();
         let mut theirs = vec![memory];
         let (mut stdin, mut outputs) = (None, [None, None]);
@@ -539,7 +703,10 @@ impl Embedded {
         let conn = Arc::new(sandbox.conn()?);
         let flags = if request.tty { protocol::START_TTY } else { 0 };
         let fds: Vec<_> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
-        let answer = conn.call(Op::Exec, &[id.as_str(), &flags.to_string()], &fds).await.map_err(|e| sandbox.lost(e))?;
+        let answer = conn
+            .call(Op::Exec, &[id.as_str(), &flags.to_string()], &fds)
+            .await
+            .map_err(|e| sandbox.lost(e))?;
         drop(theirs);
         match answer.kind {
             Reply::Ok => {}
@@ -558,12 +725,25 @@ impl Embedded {
             Ok(answer.number())
         });
         let [stdout, stderr] = outputs;
-        Ok((Streams { stdin: stdin.map(boxed_write), stdout: stdout.map(boxed_read), stderr: stderr.map(boxed_read), resize, exit }, conn))
+        Ok((
+            Streams {
+                stdin: stdin.map(boxed_write),
+                stdout: stdout.map(boxed_read),
+                stderr: stderr.map(boxed_read),
+                resize,
+                exit,
+            },
+            conn,
+        ))
     }
 
     async fn signal(&self, c: &Container, signal: i32, all: bool) -> Result<()> {
         let sandbox = self.sandbox(&c.record.sandbox)?;
-        let fields = [c.record.id.as_str(), &signal.to_string(), if all { "1" } else { "0" }];
+        let fields = [
+            c.record.id.as_str(),
+            &signal.to_string(),
+            if all { "1" } else { "0" },
+        ];
         match sandbox.call(Op::Signal, &fields).await {
             Ok(_) => Ok(()),
             // The shim's end makes everything exited, which the caller waits for.
@@ -574,9 +754,15 @@ impl Embedded {
 }
 
 fn start_error(answer: &Answer) -> Error {
-    let message = format!("failed to create containerd task: unable to start container process: {}", answer.text());
+    let message = format!(
+        "failed to create containerd task: unable to start container process: {}",
+        answer.text()
+    );
     let message = message.replacen("failed to create containerd task: ", "", 1);
-    Error::Start { message, exit_code: answer.number() }
+    Error::Start {
+        message,
+        exit_code: answer.number(),
+    }
 }
 
 fn boxed_write(p: Pipe) -> Box<dyn tokio::io::AsyncWrite + Send + Unpin> {
@@ -641,12 +827,15 @@ impl Runtime for Embedded {
         let cgroup_parent = match linux.cgroup_parent.trim_matches('/') {
             "" => format!("skiff/{id}"),
             given if given.split('/').any(|p| p == "..") => {
-                return Err(Error::InvalidArgument(format!("cgroup parent {given:?} leads upwards")));
+                return Err(Error::InvalidArgument(format!(
+                    "cgroup parent {given:?} leads upwards"
+                )));
             }
             given => given.to_owned(),
         };
         if !config.log_directory.as_os_str().is_empty() {
-            fs::create_dir_all(&config.log_directory).attempt(|| format!("making {}", config.log_directory.display()))?;
+            fs::create_dir_all(&config.log_directory)
+                .attempt(|| format!("making {}", config.log_directory.display()))?;
         }
         let dir = self.options.state.join("s").join(id.as_str());
         fs::create_dir(&dir).attempt(|| format!("making {}", dir.display()))?;
@@ -659,7 +848,11 @@ impl Runtime for Embedded {
             stopped: false,
             cgroup_parent,
         };
-        let sandbox = Arc::new(Sandbox { record: Mutex::new(record), dir, alive: watch::channel(false).0 });
+        let sandbox = Arc::new(Sandbox {
+            record: Mutex::new(record),
+            dir,
+            alive: watch::channel(false).0,
+        });
         sandbox.save()?;
         lock(&self.sandboxes).insert(id.clone(), Arc::clone(&sandbox));
         if let Err(e) = self.launch(&sandbox).await {
@@ -686,7 +879,11 @@ impl Runtime for Embedded {
         all.sort_by_key(|s| s.created_at);
         Ok(all)
     }
-    async fn create_container(&self, sandbox: &SandboxId, config: ContainerConfig) -> Result<ContainerId> {
+    async fn create_container(
+        &self,
+        sandbox: &SandboxId,
+        config: ContainerConfig,
+    ) -> Result<ContainerId> {
         self.create_container_now(sandbox, config)
     }
     async fn start_container(&self, id: &ContainerId) -> Result<()> {
@@ -702,32 +899,64 @@ impl Runtime for Embedded {
         Ok(self.container(id)?.status())
     }
     async fn list_containers(&self) -> Result<Vec<ContainerStatus>> {
-        let mut all: Vec<_> = lock(&self.containers).values().map(|c| c.status()).collect();
+        let mut all: Vec<_> = lock(&self.containers)
+            .values()
+            .map(|c| c.status())
+            .collect();
         all.sort_by_key(|c| c.created_at);
         Ok(all)
     }
-    async fn update_container_resources(&self, id: &ContainerId, resources: LinuxResources) -> Result<()> {
+    async fn update_container_resources(
+        &self,
+        id: &ContainerId,
+        resources: LinuxResources,
+    ) -> Result<()> {
         let c = self.container(id)?;
         self.cgroups.apply(&c.record.cgroup, &resources)?;
         let mut now = lock(&c.resources);
         macro_rules! take {
             ($($field:ident),*) => { $(if resources.$field.is_some() { now.$field = resources.$field; })* };
         }
-        take!(cpu_period, cpu_quota, cpu_shares, memory_limit_in_bytes, memory_swap_limit_in_bytes, pids_limit);
+        take!(
+            cpu_period,
+            cpu_quota,
+            cpu_shares,
+            memory_limit_in_bytes,
+            memory_swap_limit_in_bytes,
+            pids_limit
+        );
         Ok(())
     }
     async fn reopen_container_log(&self, id: &ContainerId) -> Result<()> {
         let c = self.container(id)?;
-        let answer = self.sandbox(&c.record.sandbox)?.call(Op::Reopen, &[id.as_str()]).await?;
+        let answer = self
+            .sandbox(&c.record.sandbox)?
+            .call(Op::Reopen, &[id.as_str()])
+            .await?;
         match answer.kind {
             Reply::Ok => Ok(()),
-            Reply::Gone => Err(Error::FailedPrecondition(format!("container {id} is not running"))),
-            _ => Err(Error::Shim { sandbox: c.record.sandbox.clone(), why: answer.text() }),
+            Reply::Gone => Err(Error::FailedPrecondition(format!(
+                "container {id} is not running"
+            ))),
+            _ => Err(Error::Shim {
+                sandbox: c.record.sandbox.clone(),
+                why: answer.text(),
+            }),
         }
     }
-    async fn exec_sync(&self, id: &ContainerId, cmd: Vec<String>, timeout: Option<Duration>) -> Result<ExecSync> {
+    async fn exec_sync(
+        &self,
+        id: &ContainerId,
+        cmd: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecSync> {
         let command = cmd.join(" ");
-        let request = ExecRequest { cmd, stdout: true, stderr: true, ..ExecRequest::default() };
+        let request = ExecRequest {
+            cmd,
+            stdout: true,
+            stderr: true,
+            ..ExecRequest::default()
+        };
         let (mut streams, conn) = self.exec_on(id, &request).await?;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let (out, err) = (streams.stdout.take(), streams.stderr.take());
@@ -754,11 +983,18 @@ impl Runtime for Embedded {
                     if let Err(e) = conn.send(Op::KillExec, &[], &[]).await {
                         tracing::debug!(container = %id, "killing a command that timed out: {e}");
                     }
-                    return Err(Error::DeadlineExceeded { command, seconds: limit.as_secs_f64() });
+                    return Err(Error::DeadlineExceeded {
+                        command,
+                        seconds: limit.as_secs_f64(),
+                    });
                 }
             },
         };
-        Ok(ExecSync { stdout, stderr, exit_code })
+        Ok(ExecSync {
+            stdout,
+            stderr,
+            exit_code,
+        })
     }
     async fn exec(&self, id: &ContainerId, request: ExecRequest) -> Result<Streams> {
         Ok(self.exec_on(id, &request).await?.0)
@@ -777,9 +1013,14 @@ impl Runtime for Embedded {
         let conn = sandbox.conn()?;
         let fds = [out_write.as_raw_fd(), err_write.as_raw_fd()];
         let fields = [id.as_str(), if stdin { "1" } else { "0" }];
-        let answer = conn.call(Op::Attach, &fields, &fds).await.map_err(|e| sandbox.lost(e))?;
+        let answer = conn
+            .call(Op::Attach, &fields, &fds)
+            .await
+            .map_err(|e| sandbox.lost(e))?;
         if answer.kind != Reply::Ok {
-            return Err(Error::FailedPrecondition(format!("container {id} is not running")));
+            return Err(Error::FailedPrecondition(format!(
+                "container {id} is not running"
+            )));
         }
         let (resize, sizes) = mpsc::channel(4);
         let input = match answer.fds.into_iter().next() {
@@ -788,7 +1029,11 @@ impl Runtime for Embedded {
             None => None,
         };
         let stdout = Pipe::new(out).attempt(pipes)?;
-        let stderr = if tty { None } else { Some(Pipe::new(err).attempt(pipes)?) };
+        let stderr = if tty {
+            None
+        } else {
+            Some(Pipe::new(err).attempt(pipes)?)
+        };
         let exit = Box::pin(async move {
             let answer = conn.receive().await.map_err(|e| sandbox.lost(e))?;
             Ok(answer.number())
@@ -806,10 +1051,18 @@ impl Runtime for Embedded {
         let mut last = io::Error::from(io::ErrorKind::ConnectionRefused);
         for (family, address) in [(libc::AF_INET, "127.0.0.1"), (libc::AF_INET6, "::1")] {
             let answer = sandbox.call(Op::Socket, &[&family.to_string()]).await?;
-            let Some(fd) = answer.fds.into_iter().next() else { continue };
+            let Some(fd) = answer.fds.into_iter().next() else {
+                continue;
+            };
             sys::nonblocking(fd.as_raw_fd()).attempt(|| "preparing a socket".into())?;
             let socket = tokio::net::TcpSocket::from_std_stream(fd.into());
-            let address = std::net::SocketAddr::new(address.parse().map_err(io::Error::other).attempt(String::new)?, port);
+            let address = std::net::SocketAddr::new(
+                address
+                    .parse()
+                    .map_err(io::Error::other)
+                    .attempt(String::new)?,
+                port,
+            );
             match socket.connect(address).await {
                 Ok(stream) => return Ok(Box::new(stream)),
                 Err(e) => last = e,
@@ -820,10 +1073,17 @@ impl Runtime for Embedded {
     async fn container_stats(&self, id: &ContainerId) -> Result<ContainerStats> {
         let c = self.container(id)?;
         if !matches!(*c.life.borrow(), Life::Running { .. }) {
-            return Err(Error::FailedPrecondition(format!("container {id} is not running")));
+            return Err(Error::FailedPrecondition(format!(
+                "container {id} is not running"
+            )));
         }
         let usage = self.cgroups.usage(&c.record.cgroup)?;
-        let upper = self.options.root.join("containers").join(id.as_str()).join("upper");
+        let upper = self
+            .options
+            .root
+            .join("containers")
+            .join(id.as_str())
+            .join("upper");
         let (used, inodes) = blocking(move || Ok(disk_usage(&upper))).await?;
         Ok(ContainerStats {
             id: id.clone(),
@@ -859,7 +1119,9 @@ impl Runtime for Embedded {
     }
     fn events(&self) -> Events {
         let receiver = self.events.subscribe();
-        Box::pin(futures::stream::unfold(receiver, |mut r| async { r.recv().await.ok().map(|e| (e, r)) }))
+        Box::pin(futures::stream::unfold(receiver, |mut r| async {
+            r.recv().await.ok().map(|e| (e, r))
+        }))
     }
     async fn list_images(&self) -> Result<Vec<Image>> {
         Ok(self.images.list())
@@ -872,10 +1134,18 @@ impl Runtime for Embedded {
         Err(Error::Unimplemented("pulling images from a registry"))
     }
     async fn remove_image(&self, reference: &str) -> Result<()> {
-        let Some(entry) = self.images.find(reference) else { return Ok(()) };
+        let Some(entry) = self.images.find(reference) else {
+            return Ok(());
+        };
         let id = entry.image.id;
-        if let Some(c) = lock(&self.containers).values().find(|c| c.record.image_id == id) {
-            return Err(Error::FailedPrecondition(format!("image {reference} is in use by container {}", c.record.id)));
+        if let Some(c) = lock(&self.containers)
+            .values()
+            .find(|c| c.record.image_id == id)
+        {
+            return Err(Error::FailedPrecondition(format!(
+                "image {reference} is in use by container {}",
+                c.record.id
+            )));
         }
         let images = Arc::clone(&self.images);
         blocking(move || images.remove(&id)).await
@@ -891,7 +1161,8 @@ impl Runtime for Embedded {
             // SAFETY: all zeros is a valid statvfs; the call fills it in.
             let s = unsafe {
                 let mut s: libc::statvfs = std::mem::zeroed();
-                sys::cvt(libc::statvfs(path.as_ptr(), &raw mut s)).attempt(|| format!("asking about {}", root.display()))?;
+                sys::cvt(libc::statvfs(path.as_ptr(), &raw mut s))
+                    .attempt(|| format!("asking about {}", root.display()))?;
                 s
             };
             let (used_bytes, inodes_used) = disk_usage(&root);
@@ -913,12 +1184,18 @@ impl Embedded {
     fn sandbox_status(&self, sandbox: &Sandbox) -> SandboxStatus {
         let r = lock(&sandbox.record).clone();
         let up = r.ready && !r.stopped && *sandbox.alive.borrow();
-        let pid = fs::read_to_string(sandbox.dir.join("shim.pid")).ok().and_then(|t| t.trim().parse().ok());
+        let pid = fs::read_to_string(sandbox.dir.join("shim.pid"))
+            .ok()
+            .and_then(|t| t.trim().parse().ok());
         SandboxStatus {
             netns: sandbox.netns(),
             id: r.id,
             metadata: r.config.metadata,
-            state: if up { SandboxState::Ready } else { SandboxState::NotReady },
+            state: if up {
+                SandboxState::Ready
+            } else {
+                SandboxState::NotReady
+            },
             created_at: r.created_at,
             ips: r.ips,
             namespaces: r.config.linux.namespaces,
@@ -929,21 +1206,28 @@ impl Embedded {
     }
 
     async fn stop_pod_sandbox_now(&self, id: &SandboxId) -> Result<()> {
-        let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
+        let Ok(sandbox) = self.sandbox(id) else {
+            return Ok(());
+        };
         self.end_sandbox(id, &sandbox).await?;
         lock(&sandbox.record).stopped = true;
         sandbox.save()
     }
 
     async fn remove_pod_sandbox_now(&self, id: &SandboxId) -> Result<()> {
-        let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
+        let Ok(sandbox) = self.sandbox(id) else {
+            return Ok(());
+        };
         self.end_sandbox(id, &sandbox).await?;
         for c in self.containers_of(id) {
             self.remove_container(&c.record.id).await?;
         }
         let (parent, ours) = {
             let r = lock(&sandbox.record);
-            (r.cgroup_parent.clone(), r.config.linux.cgroup_parent.trim_matches('/').is_empty())
+            (
+                r.cgroup_parent.clone(),
+                r.config.linux.cgroup_parent.trim_matches('/').is_empty(),
+            )
         };
         if ours {
             self.cgroups.remove_if_empty(&parent);
@@ -954,31 +1238,55 @@ impl Embedded {
         Ok(())
     }
 
-    fn create_container_now(&self, sandbox_id: &SandboxId, config: ContainerConfig) -> Result<ContainerId> {
+    fn create_container_now(
+        &self,
+        sandbox_id: &SandboxId,
+        config: ContainerConfig,
+    ) -> Result<ContainerId> {
         let sandbox = self.sandbox(sandbox_id)?;
         let sandbox_record = lock(&sandbox.record).clone();
         if !*sandbox.alive.borrow() || sandbox_record.stopped {
-            return Err(Error::FailedPrecondition(format!("sandbox {sandbox_id} is not ready")));
+            return Err(Error::FailedPrecondition(format!(
+                "sandbox {sandbox_id} is not ready"
+            )));
         }
-        let entry = self.images.find(&config.image).ok_or_else(|| Error::ImageNotFound(config.image.clone()))?;
+        let entry = self
+            .images
+            .find(&config.image)
+            .ok_or_else(|| Error::ImageNotFound(config.image.clone()))?;
         let id = ContainerId::from(self.new_id());
         let cgroup = format!("{}/{id}", sandbox_record.cgroup_parent);
-        let (restricts, security) = (self.cgroups.filters_devices(), &config.linux.security_context);
+        let (restricts, security) = (
+            self.cgroups.filters_devices(),
+            &config.linux.security_context,
+        );
         let hostname = if sandbox.netns().is_some() {
             sandbox_record.config.hostname.clone()
         } else {
-            fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+            fs::read_to_string("/proc/sys/kernel/hostname")
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
         };
         let process = spec::process(&config, &entry.defaults, &hostname, restricts, |path| {
             fs::read(path).attempt(|| format!("reading seccomp profile {}", path.display()))
         })?;
-        if pid_mode(&config, &sandbox_record) == PidMode::Pod && sandbox_record.config.linux.namespaces.pid != PidMode::Pod {
-            return Err(Error::InvalidArgument("the sandbox has no PID namespace to share".into()));
+        if pid_mode(&config, &sandbox_record) == PidMode::Pod
+            && sandbox_record.config.linux.namespaces.pid != PidMode::Pod
+        {
+            return Err(Error::InvalidArgument(
+                "the sandbox has no PID namespace to share".into(),
+            ));
         }
         let dir = self.options.state.join("c").join(id.as_str());
         let store = self.options.root.join("containers").join(id.as_str());
         let init = InitSpec {
-            layers: entry.layers.iter().rev().map(|l| format!("{l}/fs")).collect(),
+            layers: entry
+                .layers
+                .iter()
+                .rev()
+                .map(|l| format!("{l}/fs"))
+                .collect(),
             layers_dir: self.images.layers_dir(),
             upper: store.join("upper"),
             work: store.join("work"),
@@ -995,7 +1303,10 @@ impl Embedded {
             cgroups: self.cgroups.dirs(&cgroup),
             process,
         };
-        let log_path = match (config.log_path.as_os_str().is_empty(), &sandbox_record.config.log_directory) {
+        let log_path = match (
+            config.log_path.as_os_str().is_empty(),
+            &sandbox_record.config.log_directory,
+        ) {
             (true, _) => PathBuf::new(),
             (false, directory) => directory.join(&config.log_path),
         };
@@ -1019,7 +1330,13 @@ impl Embedded {
         save(&dir.join("container.json"), &record)?;
         let resources = Mutex::new(record.config.linux.resources.clone());
         let life = watch::channel(Life::Created).0;
-        let container = Arc::new(Container { record, resources, dir, life, busy: tokio::sync::Mutex::default() });
+        let container = Arc::new(Container {
+            record,
+            resources,
+            dir,
+            life,
+            busy: tokio::sync::Mutex::default(),
+        });
         lock(&self.containers).insert(id.clone(), container);
         self.tell(sandbox_id, Some(&id), ContainerEventKind::Created, None);
         Ok(id)
@@ -1029,14 +1346,25 @@ impl Embedded {
         let c = self.container(id)?;
         let _busy = c.busy.lock().await;
         if *c.life.borrow() != Life::Created {
-            return Err(Error::FailedPrecondition(format!("container {id} was started before")));
+            return Err(Error::FailedPrecondition(format!(
+                "container {id} was started before"
+            )));
         }
         let sandbox = self.sandbox(&c.record.sandbox)?;
         let result = self.try_start(&c, &sandbox).await;
         match &result {
-            Ok(()) => self.tell(&c.record.sandbox, Some(id), ContainerEventKind::Started, None),
+            Ok(()) => self.tell(
+                &c.record.sandbox,
+                Some(id),
+                ContainerEventKind::Started,
+                None,
+            ),
             Err(e) => {
-                let code = if let Error::Start { .. } = e { 128 } else { 255 };
+                let code = if let Error::Start { .. } = e {
+                    128
+                } else {
+                    255
+                };
                 c.record_end(self.options.world.now(), code, &e.to_string())?;
                 self.take_over(id);
             }
@@ -1050,12 +1378,21 @@ impl Embedded {
         self.cgroups.apply(cgroup, &config.linux.resources)?;
         let mut devices = Vec::new();
         for d in &config.devices {
-            let meta = fs::metadata(&d.host_path).attempt(|| format!("device {}", d.host_path.display()))?;
-            let kind = if meta.mode() & libc::S_IFMT == libc::S_IFBLK { 'b' } else { 'c' };
+            let meta = fs::metadata(&d.host_path)
+                .attempt(|| format!("device {}", d.host_path.display()))?;
+            let kind = if meta.mode() & libc::S_IFMT == libc::S_IFBLK {
+                'b'
+            } else {
+                'c'
+            };
             let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
             devices.push(format!("{kind} {major}:{minor} {}", d.permissions));
         }
-        self.cgroups.restrict_devices(cgroup, config.linux.security_context.privileged, &devices)?;
+        self.cgroups.restrict_devices(
+            cgroup,
+            config.linux.security_context.privileged,
+            &devices,
+        )?;
         let mut flags = 0;
         for (set, flag) in [
             (config.tty, protocol::START_TTY),
@@ -1097,7 +1434,12 @@ impl Embedded {
             return Ok(());
         }
         if !grace.is_zero() {
-            let name = c.record.config.stop_signal.as_ref().or(c.record.image_stop_signal.as_ref());
+            let name = c
+                .record
+                .config
+                .stop_signal
+                .as_ref()
+                .or(c.record.image_stop_signal.as_ref());
             let number = name.and_then(|n| spec::signal(n)).unwrap_or(libc::SIGTERM);
             self.signal(&c, number, false).await?;
             let exited = life.wait_for(|l| matches!(l, Life::Exited { .. }));
@@ -1109,12 +1451,16 @@ impl Embedded {
         let exited = life.wait_for(|l| matches!(l, Life::Exited { .. }));
         match tokio::time::timeout(KILL_TIMEOUT, exited).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(Error::FailedPrecondition(format!("container {id} doesn't end after KILL"))),
+            Err(_) => Err(Error::FailedPrecondition(format!(
+                "container {id} doesn't end after KILL"
+            ))),
         }
     }
 
     async fn remove_container_now(&self, id: &ContainerId) -> Result<()> {
-        let Ok(c) = self.container(id) else { return Ok(()) };
+        let Ok(c) = self.container(id) else {
+            return Ok(());
+        };
         let _busy = c.busy.lock().await;
         if self.sandbox(&c.record.sandbox).is_ok() {
             self.stop_container(id, Duration::ZERO).await?;
@@ -1126,7 +1472,12 @@ impl Embedded {
         let dir = c.dir.clone();
         blocking(move || remove_tree(&store).and_then(|()| remove_tree(&dir))).await?;
         lock(&self.containers).remove(id);
-        self.tell(&c.record.sandbox, Some(id), ContainerEventKind::Deleted, None);
+        self.tell(
+            &c.record.sandbox,
+            Some(id),
+            ContainerEventKind::Deleted,
+            None,
+        );
         Ok(())
     }
 }

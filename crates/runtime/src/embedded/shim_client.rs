@@ -23,7 +23,9 @@ pub(super) struct Answer {
 impl Answer {
     /// The number most replies begin with: a pid or an exit code.
     pub(super) fn number(&self) -> i32 {
-        self.body.first_chunk().map_or(0, |b| i32::from_le_bytes(*b))
+        self.body
+            .first_chunk()
+            .map_or(0, |b| i32::from_le_bytes(*b))
     }
     pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(self.body.get(4..).unwrap_or_default()).into_owned()
@@ -40,20 +42,35 @@ impl Conn {
     pub(super) async fn send(&self, op: Op, fields: &[&str], fds: &[RawFd]) -> io::Result<()> {
         let packet = protocol::request(op, fields);
         if packet.len() > MAX_PACKET {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "request to the shim is too large"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "request to the shim is too large",
+            ));
         }
-        self.0.async_io(Interest::WRITABLE, |fd| sys::send_packet(fd.as_raw_fd(), &packet, fds)).await
+        self.0
+            .async_io(Interest::WRITABLE, |fd| {
+                sys::send_packet(fd.as_raw_fd(), &packet, fds)
+            })
+            .await
     }
 
     /// `UnexpectedEof` when the shim is gone.
     pub(super) async fn receive(&self) -> io::Result<Answer> {
         let mut buffer = vec![0; MAX_PACKET];
-        let (n, fds) =
-            self.0.async_io(Interest::READABLE, |fd| sys::recv_packet(fd.as_raw_fd(), &mut buffer)).await?;
+        let (n, fds) = self
+            .0
+            .async_io(Interest::READABLE, |fd| {
+                sys::recv_packet(fd.as_raw_fd(), &mut buffer)
+            })
+            .await?;
         let Some(kind) = buffer[..n].first().copied().and_then(Reply::from_byte) else {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
-        Ok(Answer { kind, body: buffer[1..n].to_vec(), fds })
+        Ok(Answer {
+            kind,
+            body: buffer[1..n].to_vec(),
+            fds,
+        })
     }
 
     pub(super) async fn call(&self, op: Op, fields: &[&str], fds: &[RawFd]) -> io::Result<Answer> {

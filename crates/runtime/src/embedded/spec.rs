@@ -6,24 +6,72 @@ use crate::types::{ContainerConfig, SeccompProfile};
 use crate::{Error, Result, seccomp};
 
 const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 /// What containers have unless told otherwise.
 const USUAL: [&str; 14] = [
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
 ];
 
 fn capability(name: &str) -> Result<u64> {
     let upper = name.to_ascii_uppercase();
     let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
     let n = CAPABILITIES.iter().position(|c| *c == short);
-    n.map(|n| 1 << n).ok_or_else(|| Error::InvalidArgument(format!("unknown capability {name:?}")))
+    n.map(|n| 1 << n)
+        .ok_or_else(|| Error::InvalidArgument(format!("unknown capability {name:?}")))
 }
 
 /// The capabilities of a container; `mknod` says whether device access is restricted otherwise.
@@ -65,15 +113,25 @@ pub(super) fn process(
     let mut args = config.command.clone();
     if args.is_empty() {
         args = image.entrypoint.clone().unwrap_or_default();
-        args.extend(if config.args.is_empty() { image.cmd.clone().unwrap_or_default() } else { config.args.clone() });
+        args.extend(if config.args.is_empty() {
+            image.cmd.clone().unwrap_or_default()
+        } else {
+            config.args.clone()
+        });
     } else {
         args.extend(config.args.iter().cloned());
     }
     if args.is_empty() {
-        return Err(Error::InvalidArgument("no command specified, neither by the container nor by its image".into()));
+        return Err(Error::InvalidArgument(
+            "no command specified, neither by the container nor by its image".into(),
+        ));
     }
-    let mut env: Vec<_> =
-        image.env.iter().filter_map(|e| e.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+    let mut env: Vec<_> = image
+        .env
+        .iter()
+        .filter_map(|e| e.split_once('='))
+        .map(|(n, v)| (n.to_owned(), v.to_owned()))
+        .collect();
     env.push(("HOSTNAME".into(), hostname.to_owned()));
     env.extend(config.envs.iter().cloned());
     let capabilities = capabilities(config, mknod)?;
@@ -91,7 +149,10 @@ pub(super) fn process(
     Ok(ProcessSpec {
         args,
         env,
-        cwd: [&config.working_dir, &image.working_dir].into_iter().find(|d| !d.is_empty()).map_or("/".into(), Clone::clone),
+        cwd: [&config.working_dir, &image.working_dir]
+            .into_iter()
+            .find(|d| !d.is_empty())
+            .map_or("/".into(), Clone::clone),
         tty: config.tty,
         privileged: security.privileged,
         user,
@@ -113,7 +174,11 @@ pub(super) fn signal(name: &str) -> Option<i32> {
     }
     let name = name.strip_prefix("SIG").unwrap_or(&name);
     if let Some(offset) = name.strip_prefix("RTMIN") {
-        let offset = if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse().ok()? };
+        let offset = if offset.is_empty() {
+            0
+        } else {
+            offset.strip_prefix('+')?.parse().ok()?
+        };
         return (0..=30).contains(&offset).then_some(34 + offset);
     }
     Some(match name {
@@ -148,8 +213,15 @@ mod tests {
         };
         let args = |command: &[&str], args: &[&str]| {
             let own = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect();
-            let config = ContainerConfig { command: own(command), args: own(args), ..ContainerConfig::default() };
-            process(&config, &image, "h", true, |_| Ok(vec![])).unwrap().args.join(" ")
+            let config = ContainerConfig {
+                command: own(command),
+                args: own(args),
+                ..ContainerConfig::default()
+            };
+            process(&config, &image, "h", true, |_| Ok(vec![]))
+                .unwrap()
+                .args
+                .join(" ")
         };
         assert_eq!(args(&[], &[]), "e c");
         assert_eq!(args(&["x"], &[]), "x");
@@ -160,7 +232,10 @@ mod tests {
     #[test]
     fn signals_and_capabilities_have_their_names() {
         assert_eq!(signal("SIGRTMIN+3"), Some(37));
-        assert_eq!((signal("term"), signal("9"), signal("X"), signal("0")), (Some(15), Some(9), None, None));
+        assert_eq!(
+            (signal("term"), signal("9"), signal("X"), signal("0")),
+            (Some(15), Some(9), None, None)
+        );
         let mut config = ContainerConfig::default();
         config.linux.security_context.drop_capabilities = vec!["ALL".into()];
         config.linux.security_context.add_capabilities = vec!["NET_ADMIN".into()];

@@ -82,21 +82,31 @@ impl Images {
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let tmp = root.join("tmp");
         match fs::remove_dir_all(&tmp) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).attempt(|| format!("emptying {}", tmp.display())),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).attempt(|| format!("emptying {}", tmp.display()));
+            }
             _ => {}
         }
         for dir in ["blobs/sha256", "layers", "tmp"] {
-            fs::create_dir_all(root.join(dir)).attempt(|| format!("making {}", root.join(dir).display()))?;
+            fs::create_dir_all(root.join(dir))
+                .attempt(|| format!("making {}", root.join(dir).display()))?;
         }
         let index = root.join("images.json");
         let entries = match fs::read(&index) {
             Ok(text) => serde_json::from_slice(&text).map_err(|e| {
-                bad(format!("{} is damaged ({e}); move it away and import the images again", index.display()))
+                bad(format!(
+                    "{} is damaged ({e}); move it away and import the images again",
+                    index.display()
+                ))
             })?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(e) => return Err(e).attempt(|| format!("reading {}", index.display())),
         };
-        Ok(Self { root: root.to_owned(), entries: Mutex::new(entries), changing: Mutex::new(0) })
+        Ok(Self {
+            root: root.to_owned(),
+            entries: Mutex::new(entries),
+            changing: Mutex::new(0),
+        })
     }
 
     pub(crate) fn layers_dir(&self) -> PathBuf {
@@ -119,12 +129,16 @@ impl Images {
             return entries.get(&format!("sha256:{id}")).cloned();
         }
         let name = reference::normalize(reference).ok()?;
-        entries.values().find(|e| e.image.repo_tags.contains(&name) || e.image.repo_digests.contains(&name)).cloned()
+        entries
+            .values()
+            .find(|e| e.image.repo_tags.contains(&name) || e.image.repo_digests.contains(&name))
+            .cloned()
     }
 
     fn save(&self, entries: &BTreeMap<String, Entry>) -> Result<()> {
         let text = serde_json::to_vec(entries).map_err(|e| bad(e.to_string()))?;
-        crate::sys::write_atomically(&self.root.join("images.json"), &text, true).attempt(|| "writing images.json".into())
+        crate::sys::write_atomically(&self.root.join("images.json"), &text, true)
+            .attempt(|| "writing images.json".into())
     }
 
     /// Forgets an image, and removes the layers no other one has.
@@ -132,10 +146,15 @@ impl Images {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entries = self.entries();
         let mut rest = entries.clone();
-        let Some(gone) = rest.remove(id) else { return Ok(()) };
+        let Some(gone) = rest.remove(id) else {
+            return Ok(());
+        };
         self.save(&rest)?;
         *entries = rest;
-        let kept: BTreeSet<_> = entries.values().flat_map(|e| e.layers.iter().cloned()).collect();
+        let kept: BTreeSet<_> = entries
+            .values()
+            .flat_map(|e| e.layers.iter().cloned())
+            .collect();
         drop(entries);
         for layer in gone.layers.iter().filter(|l| !kept.contains(*l)) {
             let dir = self.layers_dir().join(layer);
@@ -151,7 +170,9 @@ impl Images {
     }
 
     fn blob(&self, digest: &str) -> Result<PathBuf> {
-        let hex = digest.strip_prefix("sha256:").ok_or_else(|| bad(format!("digest {digest:?} is not sha256")))?;
+        let hex = digest
+            .strip_prefix("sha256:")
+            .ok_or_else(|| bad(format!("digest {digest:?} is not sha256")))?;
         if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(bad(format!("malformed digest {digest:?}")));
         }
@@ -172,7 +193,7 @@ impl Images {
     }
 
     fn import_spooled(&self, work: &Path) -> Result<Vec<Image>> {
-        let mut found: Vec<(PathBuf, Vec<PathBuf>, Vec<String>, Vec<String>)> = Vec::new();
+        let mut found: Vec<Found> = Vec::new();
         if work.join("index.json").exists() && !work.join("manifest.json").exists() {
             oci_index(work, &read_json(&work.join("index.json"))?, 0, &mut found)?;
         } else if work.join("manifest.json").exists() {
@@ -185,13 +206,22 @@ impl Images {
                 layers: Vec<String>,
             }
             for saved in read_json::<Vec<Saved>>(&work.join("manifest.json"))? {
-                let layers = saved.layers.iter().map(|l| inside(work, l)).collect::<Result<_>>()?;
+                let layers = saved
+                    .layers
+                    .iter()
+                    .map(|l| inside(work, l))
+                    .collect::<Result<_>>()?;
                 let tags = saved.repo_tags.unwrap_or_default();
-                let tags = tags.iter().map(|t| reference::normalize(t)).collect::<Result<_>>()?;
+                let tags = tags
+                    .iter()
+                    .map(|t| reference::normalize(t))
+                    .collect::<Result<_>>()?;
                 found.push((inside(work, &saved.config)?, layers, tags, vec![]));
             }
         } else {
-            return Err(bad("the archive holds neither manifest.json nor index.json"));
+            return Err(bad(
+                "the archive holds neither manifest.json nor index.json",
+            ));
         }
         if found.is_empty() {
             return Err(bad("the archive holds no image for this platform"));
@@ -203,16 +233,29 @@ impl Images {
         Ok(images)
     }
 
-    fn add(&self, work: &Path, config: &Path, layers: &[PathBuf], tags: Vec<String>, digests: Vec<String>) -> Result<Image> {
+    fn add(
+        &self,
+        work: &Path,
+        config: &Path,
+        layers: &[PathBuf],
+        tags: Vec<String>,
+        digests: Vec<String>,
+    ) -> Result<Image> {
         let text = read_limited(config)?;
         let id = format!("sha256:{}", hex(&Sha256::digest(&text)));
-        let parsed: Config = serde_json::from_slice(&text).map_err(|e| bad(format!("config of {tags:?}: {e}")))?;
+        let parsed: Config =
+            serde_json::from_slice(&text).map_err(|e| bad(format!("config of {tags:?}: {e}")))?;
         if parsed.rootfs.diff_ids.len() != layers.len() {
             let (have, want) = (layers.len(), parsed.rootfs.diff_ids.len());
-            return Err(bad(format!("{tags:?} has {have} layers but its config names {want}")));
+            return Err(bad(format!(
+                "{tags:?} has {have} layers but its config names {want}"
+            )));
         }
         if layers.is_empty() || layers.len() > MAX_LAYERS {
-            return Err(bad(format!("{tags:?} has {} layers; 1 to {MAX_LAYERS} are supported", layers.len())));
+            return Err(bad(format!(
+                "{tags:?} has {} layers; 1 to {MAX_LAYERS} are supported",
+                layers.len()
+            )));
         }
         let mut names = Vec::new();
         let mut size = 0;
@@ -235,7 +278,10 @@ impl Images {
         entry.image.size = size;
         entry.image.user.clone_from(&defaults.user);
         entry.defaults = defaults;
-        for (to, from) in [(&mut entry.image.repo_tags, tags), (&mut entry.image.repo_digests, digests)] {
+        for (to, from) in [
+            (&mut entry.image.repo_tags, tags),
+            (&mut entry.image.repo_digests, digests),
+        ] {
             for name in from {
                 if !to.contains(&name) {
                     to.push(name);
@@ -263,17 +309,27 @@ impl Images {
         let staged = work.join(format!("layer-{name}"));
         fs::create_dir_all(staged.join("fs")).attempt(|| format!("making {}", staged.display()))?;
         let file = File::open(path).attempt(|| format!("opening layer {}", path.display()))?;
-        let mut hashing = Hashing { inner: decompressed(Box::new(BufReader::new(file)))?, hash: Sha256::new() };
+        let mut hashing = Hashing {
+            inner: decompressed(Box::new(BufReader::new(file)))?,
+            hash: Sha256::new(),
+        };
         let bytes = unpack::layer(&mut hashing, &staged.join("fs"))?;
         // A tar's padding counts for its digest.
-        io::copy(&mut hashing, &mut io::sink()).attempt(|| format!("reading layer {}", path.display()))?;
+        io::copy(&mut hashing, &mut io::sink())
+            .attempt(|| format!("reading layer {}", path.display()))?;
         let actual = hex(&hashing.hash.finalize());
         if actual != digits {
-            return Err(bad(format!("layer {} has digest sha256:{actual}, not {diff_id}", path.display())));
+            return Err(bad(format!(
+                "layer {} has digest sha256:{actual}, not {diff_id}",
+                path.display()
+            )));
         }
-        fs::write(staged.join("size"), bytes.to_string()).attempt(|| "writing a layer's size".into())?;
+        fs::write(staged.join("size"), bytes.to_string())
+            .attempt(|| "writing a layer's size".into())?;
         match fs::remove_dir_all(&target) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).attempt(|| "replacing a layer".into()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).attempt(|| "replacing a layer".into());
+            }
             _ => {}
         }
         fs::rename(&staged, &target).attempt(|| format!("placing layer {name}"))?;
@@ -299,7 +355,10 @@ fn decompressed(mut reader: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>
     let mut magic = [0; 4];
     let mut n = 0;
     while n < 4 {
-        match reader.read(&mut magic[n..]).attempt(|| "reading the archive".into())? {
+        match reader
+            .read(&mut magic[n..])
+            .attempt(|| "reading the archive".into())?
+        {
             0 => break,
             more => n += more,
         }
@@ -307,7 +366,9 @@ fn decompressed(mut reader: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>
     let whole: Box<dyn Read + Send> = Box::new(io::Cursor::new(magic[..n].to_vec()).chain(reader));
     Ok(match magic {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(whole)),
-        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(whole).attempt(|| "opening a zstd stream".into())?),
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            Box::new(zstd::Decoder::new(whole).attempt(|| "opening a zstd stream".into())?)
+        }
         _ => whole,
     })
 }
@@ -315,10 +376,16 @@ fn decompressed(mut reader: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>
 /// A path of the archive, below `work`.
 fn inside(work: &Path, name: &str) -> Result<PathBuf> {
     let name = Path::new(name);
-    if name.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+    if name
+        .components()
+        .all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+    {
         Ok(work.join(name))
     } else {
-        Err(bad(format!("path {} leads out of the archive", name.display())))
+        Err(bad(format!(
+            "path {} leads out of the archive",
+            name.display()
+        )))
     }
 }
 
@@ -335,18 +402,31 @@ fn spool(tar: Box<dyn Read + Send>, work: &Path) -> Result<()> {
         }
         match entry.header().entry_type() {
             tar::EntryType::Regular | tar::EntryType::Continuous => {
-                let mut file = File::create(&path).attempt(|| format!("writing {}", path.display()))?;
-                io::copy(&mut entry, &mut file).attempt(|| format!("unpacking {}", name.display()))?;
+                let mut file =
+                    File::create(&path).attempt(|| format!("writing {}", path.display()))?;
+                io::copy(&mut entry, &mut file)
+                    .attempt(|| format!("unpacking {}", name.display()))?;
             }
             // Older `docker save` links equal layers: a/layer.tar -> ../b/layer.tar.
             tar::EntryType::Symlink | tar::EntryType::Link => {
-                let to = entry.link_name().map_err(reading)?.unwrap_or_default().into_owned();
-                let base = if entry.header().entry_type() == tar::EntryType::Link { Path::new("") } else { name.parent().unwrap_or(Path::new("")) };
+                let to = entry
+                    .link_name()
+                    .map_err(reading)?
+                    .unwrap_or_default()
+                    .into_owned();
+                let base = if entry.header().entry_type() == tar::EntryType::Link {
+                    Path::new("")
+                } else {
+                    name.parent().unwrap_or(Path::new(""))
+                };
                 let mut parts: Vec<_> = base.components().collect();
                 for c in to.components() {
                     match c {
                         Component::ParentDir if parts.pop().is_none() => {
-                            return Err(bad(format!("link {} leads out of the archive", name.display())));
+                            return Err(bad(format!(
+                                "link {} leads out of the archive",
+                                name.display()
+                            )));
                         }
                         Component::ParentDir | Component::CurDir => {}
                         c => parts.push(c),
@@ -365,12 +445,19 @@ fn spool(tar: Box<dyn Read + Send>, work: &Path) -> Result<()> {
 fn read_limited(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(|e| bad(format!("{}: {e}", path.display())))?;
     let mut text = Vec::new();
-    file.take(MAX_JSON + 1).read_to_end(&mut text).attempt(|| format!("reading {}", path.display()))?;
-    if text.len() as u64 > MAX_JSON { Err(bad(format!("{} is too large", path.display()))) } else { Ok(text) }
+    file.take(MAX_JSON + 1)
+        .read_to_end(&mut text)
+        .attempt(|| format!("reading {}", path.display()))?;
+    if text.len() as u64 > MAX_JSON {
+        Err(bad(format!("{} is too large", path.display())))
+    } else {
+        Ok(text)
+    }
 }
 
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
-    serde_json::from_slice(&read_limited(path)?).map_err(|e| bad(format!("{}: {e}", path.display())))
+    serde_json::from_slice(&read_limited(path)?)
+        .map_err(|e| bad(format!("{}: {e}", path.display())))
 }
 
 #[derive(Deserialize)]
@@ -403,28 +490,44 @@ type Found = (PathBuf, Vec<PathBuf>, Vec<String>, Vec<String>);
 
 /// Follows an OCI index down to the manifests for this machine.
 fn oci_index(work: &Path, index: &OciIndex, depth: u32, found: &mut Vec<Found>) -> Result<()> {
-    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let architecture = if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    };
     if depth > 3 {
         return Err(bad("image indexes are nested too deeply"));
     }
     for d in &index.manifests {
-        if d.platform.as_ref().is_some_and(|p| p.os != "linux" || p.architecture != architecture) {
+        if d.platform
+            .as_ref()
+            .is_some_and(|p| p.os != "linux" || p.architecture != architecture)
+        {
             continue;
         }
         let blob = |digest: &str| -> Result<PathBuf> {
-            let hex = digest.strip_prefix("sha256:").ok_or_else(|| bad(format!("digest {digest:?} is not sha256")))?;
+            let hex = digest
+                .strip_prefix("sha256:")
+                .ok_or_else(|| bad(format!("digest {digest:?} is not sha256")))?;
             inside(work, &format!("blobs/sha256/{hex}"))
         };
         let path = blob(&d.digest)?;
         let text = read_limited(&path)?;
         if format!("sha256:{}", hex(&Sha256::digest(&text))) != d.digest {
-            return Err(bad(format!("manifest {} doesn't have that digest", d.digest)));
+            return Err(bad(format!(
+                "manifest {} doesn't have that digest",
+                d.digest
+            )));
         }
-        let manifest: OciIndex = serde_json::from_slice(&text).map_err(|e| bad(format!("{}: {e}", d.digest)))?;
-        let name = ["io.containerd.image.name", "org.opencontainers.image.ref.name"]
-            .iter()
-            .find_map(|k| d.annotations.get(*k))
-            .and_then(|n| reference::normalize(n).ok());
+        let manifest: OciIndex =
+            serde_json::from_slice(&text).map_err(|e| bad(format!("{}: {e}", d.digest)))?;
+        let name = [
+            "io.containerd.image.name",
+            "org.opencontainers.image.ref.name",
+        ]
+        .iter()
+        .find_map(|k| d.annotations.get(*k))
+        .and_then(|n| reference::normalize(n).ok());
         let Some(config) = &manifest.config else {
             let before = found.len();
             oci_index(work, &manifest, depth + 1, found)?;
@@ -434,11 +537,25 @@ fn oci_index(work: &Path, index: &OciIndex, depth: u32, found: &mut Vec<Found>) 
             continue;
         };
         let config_path = blob(&config.digest)?;
-        if format!("sha256:{}", hex(&Sha256::digest(read_limited(&config_path)?))) != config.digest {
-            return Err(bad(format!("config {} doesn't have that digest", config.digest)));
+        if format!(
+            "sha256:{}",
+            hex(&Sha256::digest(read_limited(&config_path)?))
+        ) != config.digest
+        {
+            return Err(bad(format!(
+                "config {} doesn't have that digest",
+                config.digest
+            )));
         }
-        let layers = manifest.layers.iter().map(|l| blob(&l.digest)).collect::<Result<_>>()?;
-        let digests = name.iter().filter_map(|n| Some(format!("{}@{}", n.rsplit_once(':')?.0, d.digest))).collect();
+        let layers = manifest
+            .layers
+            .iter()
+            .map(|l| blob(&l.digest))
+            .collect::<Result<_>>()?;
+        let digests = name
+            .iter()
+            .filter_map(|n| Some(format!("{}@{}", n.rsplit_once(':')?.0, d.digest)))
+            .collect();
         found.push((config_path, layers, name.into_iter().collect(), digests));
     }
     Ok(())

@@ -9,7 +9,9 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::InvalidArgument`] for what is no reference, e.g. with upper-case letters in the repository.
 pub fn normalize(reference: &str) -> Result<String> {
-    let bad = |why: &str| Error::InvalidArgument(format!("couldn't parse image name {reference:?}: {why}"));
+    let bad = |why: &str| {
+        Error::InvalidArgument(format!("couldn't parse image name {reference:?}: {why}"))
+    };
     let (rest, digest) = match reference.split_once('@') {
         Some((rest, digest)) => (rest, Some(digest)),
         None => (reference, None),
@@ -19,36 +21,71 @@ pub fn normalize(reference: &str) -> Result<String> {
         _ => (rest, None),
     };
     let (domain, path) = match name.split_once('/') {
-        Some((first, path)) if first.contains(['.', ':']) || first == "localhost" => (first, path.to_owned()),
+        Some((first, path)) if first.contains(['.', ':']) || first == "localhost" => {
+            (first, path.to_owned())
+        }
         Some(_) => ("docker.io", name.to_owned()),
         None => ("docker.io", format!("library/{name}")),
     };
-    let domain = if domain == "index.docker.io" { "docker.io" } else { domain };
-    let path = if domain == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path };
-    if !domain.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[') || !domain.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b)) {
+    let domain = if domain == "index.docker.io" {
+        "docker.io"
+    } else {
+        domain
+    };
+    let path = if domain == "docker.io" && !path.contains('/') {
+        format!("library/{path}")
+    } else {
+        path
+    };
+    if !domain
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[')
+        || !domain
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
+    {
         return Err(bad("invalid registry"));
     }
     let component = |c: &str| {
         let alnum = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         alnum(c.bytes().next())
             && alnum(c.bytes().last())
-            && c.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+            && c.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
     };
-    if path.split('/').any(|c| c.bytes().any(|b| b.is_ascii_uppercase())) {
+    if path
+        .split('/')
+        .any(|c| c.bytes().any(|b| b.is_ascii_uppercase()))
+    {
         return Err(bad("repository name must be lowercase"));
     }
     if path.len() > 255 || !path.split('/').all(component) {
         return Err(bad("invalid reference format"));
     }
     if let Some(tag) = tag {
-        let first = tag.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
-        if !first || tag.len() > 128 || !tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)) {
+        let first = tag
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !first
+            || tag.len() > 128
+            || !tag
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        {
             return Err(bad("invalid tag"));
         }
     }
     if let Some(digest) = digest {
-        let hex = digest.strip_prefix("sha256:").ok_or_else(|| bad("unsupported digest algorithm"))?;
-        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        let hex = digest
+            .strip_prefix("sha256:")
+            .ok_or_else(|| bad("unsupported digest algorithm"))?;
+        if hex.len() != 64
+            || !hex
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        {
             return Err(bad("invalid digest"));
         }
         return Ok(format!("{domain}/{path}@{digest}"));
@@ -73,8 +110,21 @@ mod tests {
             assert_eq!(normalize(short).unwrap(), long);
         }
         let digest = format!("sha256:{}", "a".repeat(64));
-        assert_eq!(normalize(&format!("x:1@{digest}")).unwrap(), format!("docker.io/library/x@{digest}"));
-        for bad in ["", "X", "a//b", "x:", "x:-", "x@sha256:1", "../x", "a b", "x/../y"] {
+        assert_eq!(
+            normalize(&format!("x:1@{digest}")).unwrap(),
+            format!("docker.io/library/x@{digest}")
+        );
+        for bad in [
+            "",
+            "X",
+            "a//b",
+            "x:",
+            "x:-",
+            "x@sha256:1",
+            "../x",
+            "a b",
+            "x/../y",
+        ] {
             assert!(normalize(bad).is_err(), "{bad}");
         }
     }

@@ -13,7 +13,8 @@ use crate::sys;
 
 /// Unpacks into `root`, an empty directory; the number of bytes of its files.
 pub(super) fn layer(tar: &mut dyn Read, root: &Path) -> Result<u64> {
-    let root = OwnedFd::from(std::fs::File::open(root).attempt(|| format!("opening {}", root.display()))?);
+    let root =
+        OwnedFd::from(std::fs::File::open(root).attempt(|| format!("opening {}", root.display()))?);
     let mut archive = tar::Archive::new(tar);
     archive.set_ignore_zeros(false);
     let mut bytes = 0;
@@ -26,13 +27,19 @@ pub(super) fn layer(tar: &mut dyn Read, root: &Path) -> Result<u64> {
         let path = relative(&given)?;
         let doing = || format!("unpacking {}", given.display());
         bytes += one(&root, &path, &mut entry, &mut times).map_err(|e| match e.raw_os_error() {
-            Some(libc::EXDEV | libc::ELOOP) => Error::BadImage(format!("{}: leads out of the layer", doing())),
-            _ => Error::Io { attempt: doing(), source: e },
+            Some(libc::EXDEV | libc::ELOOP) => {
+                Error::BadImage(format!("{}: leads out of the layer", doing()))
+            }
+            _ => Error::Io {
+                attempt: doing(),
+                source: e,
+            },
         })?;
     }
     for (path, seconds) in times {
         if let Ok((parent, name)) = parent(&root, &path) {
-            set_time(&parent, &name, seconds).attempt(|| format!("setting the time of {}", path.display()))?;
+            set_time(&parent, &name, seconds)
+                .attempt(|| format!("setting the time of {}", path.display()))?;
         }
     }
     Ok(bytes)
@@ -46,7 +53,10 @@ fn relative(path: &Path) -> Result<PathBuf> {
             Component::Normal(c) => out.push(c),
             Component::RootDir | Component::CurDir => {}
             Component::ParentDir | Component::Prefix(_) => {
-                return Err(Error::BadImage(format!("path {} leads out of the layer", path.display())));
+                return Err(Error::BadImage(format!(
+                    "path {} leads out of the layer",
+                    path.display()
+                )));
             }
         }
     }
@@ -70,18 +80,41 @@ fn parent(root: &OwnedFd, path: &Path) -> io::Result<(OwnedFd, CString)> {
 }
 
 fn set_time(dir: &OwnedFd, name: &CString, seconds: u64) -> io::Result<()> {
-    let time = libc::timespec { tv_sec: seconds.try_into().unwrap_or(0), tv_nsec: 0 };
+    let time = libc::timespec {
+        tv_sec: seconds.try_into().unwrap_or(0),
+        tv_nsec: 0,
+    };
     let times = [time, time];
     // SAFETY: two times and a terminated string.
-    sys::cvt(unsafe { libc::utimensat(dir.as_raw_fd(), name.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) })
-        .map(|_| ())
+    sys::cvt(unsafe {
+        libc::utimensat(
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            times.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+        )
+    })
+    .map(|_| ())
 }
 
 fn set_attribute(dir: &OwnedFd, name: &CString, key: &str, value: &[u8]) -> io::Result<()> {
-    let path = sys::cstr(format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), name.to_string_lossy()))?;
+    let path = sys::cstr(format!(
+        "/proc/self/fd/{}/{}",
+        dir.as_raw_fd(),
+        name.to_string_lossy()
+    ))?;
     let key = sys::cstr(key)?;
     // SAFETY: terminated strings, a buffer and its length.
-    sys::cvt(unsafe { libc::lsetxattr(path.as_ptr(), key.as_ptr(), value.as_ptr().cast(), value.len(), 0) }).map(|_| ())
+    sys::cvt(unsafe {
+        libc::lsetxattr(
+            path.as_ptr(),
+            key.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            0,
+        )
+    })
+    .map(|_| ())
 }
 
 /// Removes what is in the way of an entry that comes later in the same layer.
@@ -89,9 +122,11 @@ fn clear(dir: &OwnedFd, name: &CString) -> io::Result<()> {
     // SAFETY: a terminated string and numbers.
     let removed = sys::cvt(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), 0) });
     match removed {
-        Err(e) if e.raw_os_error() == Some(libc::EISDIR) => {
-            std::fs::remove_dir_all(format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), name.to_string_lossy()))
-        }
+        Err(e) if e.raw_os_error() == Some(libc::EISDIR) => std::fs::remove_dir_all(format!(
+            "/proc/self/fd/{}/{}",
+            dir.as_raw_fd(),
+            name.to_string_lossy()
+        )),
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
@@ -109,7 +144,11 @@ fn one<R: Read>(
     // Some writers leave fields empty, which others read as zero.
     let or_zero = |r: io::Result<u64>| r.unwrap_or(0);
     let mode = header.mode().unwrap_or(0o755) & 0o7777;
-    let (uid, gid, mtime) = (or_zero(header.uid()), or_zero(header.gid()), or_zero(header.mtime()));
+    let (uid, gid, mtime) = (
+        or_zero(header.uid()),
+        or_zero(header.gid()),
+        or_zero(header.mtime()),
+    );
     let (dir, name) = parent(root, path)?;
     let at = dir.as_raw_fd();
     if let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") {
@@ -123,7 +162,8 @@ fn one<R: Read>(
         let hidden = CString::new(hidden)?;
         clear(&dir, &hidden)?;
         // SAFETY: a terminated string and numbers.
-        return sys::cvt(unsafe { libc::mknodat(at, hidden.as_ptr(), libc::S_IFCHR, 0) }).map(|_| 0);
+        return sys::cvt(unsafe { libc::mknodat(at, hidden.as_ptr(), libc::S_IFCHR, 0) })
+            .map(|_| 0);
     }
     let at_root = path.as_os_str().is_empty();
     let mut size = 0;
@@ -137,7 +177,12 @@ fn one<R: Read>(
                         // SAFETY: all zeros is a valid stat; the call fills it in.
                         let is_dir = unsafe {
                             let mut s: libc::stat = std::mem::zeroed();
-                            sys::cvt(libc::fstatat(at, name.as_ptr(), &raw mut s, libc::AT_SYMLINK_NOFOLLOW))?;
+                            sys::cvt(libc::fstatat(
+                                at,
+                                name.as_ptr(),
+                                &raw mut s,
+                                libc::AT_SYMLINK_NOFOLLOW,
+                            ))?;
                             s.st_mode & libc::S_IFMT == libc::S_IFDIR
                         };
                         if !is_dir {
@@ -153,7 +198,8 @@ fn one<R: Read>(
         }
         T::Regular | T::Continuous | T::GNUSparse => {
             clear(&dir, &name)?;
-            let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+            let flags =
+                libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
             // SAFETY: see above; the new descriptor is ours.
             let file = unsafe {
                 let fd = sys::cvt(libc::openat(at, name.as_ptr(), flags, 0o600))?;
@@ -173,15 +219,25 @@ fn one<R: Read>(
             let (to_dir, to_name) = parent(root, &to)?;
             clear(&dir, &name)?;
             // SAFETY: see above. Owner and mode are the target's.
-            return sys::cvt(unsafe { libc::linkat(to_dir.as_raw_fd(), to_name.as_ptr(), at, name.as_ptr(), 0) }).map(|_| 0);
+            return sys::cvt(unsafe {
+                libc::linkat(to_dir.as_raw_fd(), to_name.as_ptr(), at, name.as_ptr(), 0)
+            })
+            .map(|_| 0);
         }
         T::Char | T::Block | T::Fifo => {
             clear(&dir, &name)?;
             let (format, device) = match kind {
                 T::Fifo => (libc::S_IFIFO, 0),
                 _ => (
-                    if kind == T::Char { libc::S_IFCHR } else { libc::S_IFBLK },
-                    libc::makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)),
+                    if kind == T::Char {
+                        libc::S_IFCHR
+                    } else {
+                        libc::S_IFBLK
+                    },
+                    libc::makedev(
+                        header.device_major()?.unwrap_or(0),
+                        header.device_minor()?.unwrap_or(0),
+                    ),
                 ),
             };
             // SAFETY: see above.
@@ -191,15 +247,27 @@ fn one<R: Read>(
     }
     // SAFETY: see above. The owner before the mode: changing it clears set-user-id.
     unsafe {
-        let (uid, gid) = (u32::try_from(uid).unwrap_or(0), u32::try_from(gid).unwrap_or(0));
-        sys::cvt(libc::fchownat(at, name.as_ptr(), uid, gid, libc::AT_SYMLINK_NOFOLLOW))?;
+        let (uid, gid) = (
+            u32::try_from(uid).unwrap_or(0),
+            u32::try_from(gid).unwrap_or(0),
+        );
+        sys::cvt(libc::fchownat(
+            at,
+            name.as_ptr(),
+            uid,
+            gid,
+            libc::AT_SYMLINK_NOFOLLOW,
+        ))?;
         if kind != T::Symlink {
             sys::cvt(libc::fchmodat(at, name.as_ptr(), mode, 0))?;
         }
     }
     for extension in entry.pax_extensions()?.into_iter().flatten() {
         let extension = extension?;
-        if let Some(key) = extension.key().ok().and_then(|k| k.strip_prefix("SCHILY.xattr."))
+        if let Some(key) = extension
+            .key()
+            .ok()
+            .and_then(|k| k.strip_prefix("SCHILY.xattr."))
             && !key.starts_with("trusted.")
         {
             match set_attribute(&dir, &name, key, extension.value_bytes()) {

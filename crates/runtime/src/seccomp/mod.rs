@@ -136,7 +136,12 @@ struct Instruction {
 }
 
 const fn op(code: u32, jt: u8, jf: u8, k: u32) -> Instruction {
-    Instruction { code: code as u16, jt, jf, k }
+    Instruction {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    }
 }
 const LD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const JEQ: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
@@ -156,8 +161,18 @@ impl Condition {
         let (low, high) = (self.value as u32, (self.value >> 32) as u32);
         let (load_low, load_high) = (op(LD, 0, 0, offset), op(LD, 0, 0, offset + 4));
         let mut code = match self.test {
-            Test::Equal => vec![load_high, op(JEQ, 0, FAIL, high), load_low, op(JEQ, 0, FAIL, low)],
-            Test::NotEqual => vec![load_high, op(JEQ, 0, HOLD, high), load_low, op(JEQ, FAIL, 0, low)],
+            Test::Equal => vec![
+                load_high,
+                op(JEQ, 0, FAIL, high),
+                load_low,
+                op(JEQ, 0, FAIL, low),
+            ],
+            Test::NotEqual => vec![
+                load_high,
+                op(JEQ, 0, HOLD, high),
+                load_low,
+                op(JEQ, FAIL, 0, low),
+            ],
             Test::Masked(mask) => vec![
                 load_high,
                 op(AND, 0, 0, (mask >> 32) as u32),
@@ -168,11 +183,23 @@ impl Condition {
             ],
             Test::Greater | Test::GreaterOrEqual => {
                 let last = if self.test == Test::Greater { JGT } else { JGE };
-                vec![load_high, op(JGT, HOLD, 0, high), op(JEQ, 0, FAIL, high), load_low, op(last, 0, FAIL, low)]
+                vec![
+                    load_high,
+                    op(JGT, HOLD, 0, high),
+                    op(JEQ, 0, FAIL, high),
+                    load_low,
+                    op(last, 0, FAIL, low),
+                ]
             }
             Test::Less | Test::LessOrEqual => {
                 let last = if self.test == Test::Less { JGE } else { JGT };
-                vec![load_high, op(JGT, FAIL, 0, high), op(JEQ, 0, HOLD, high), load_low, op(last, FAIL, 0, low)]
+                vec![
+                    load_high,
+                    op(JGT, FAIL, 0, high),
+                    op(JEQ, 0, HOLD, high),
+                    load_low,
+                    op(last, FAIL, 0, low),
+                ]
             }
         };
         let length = code.len();
@@ -191,12 +218,27 @@ impl Condition {
 fn compile(mut rules: Vec<Rule>, default: u32) -> Vec<u8> {
     rules.retain(|r| r.action != default || !r.when.is_empty());
     let newest = SYSCALLS.iter().map(|(_, n)| *n).max().unwrap_or(0) as u32;
-    let mut code = vec![op(LD, 0, 0, 4), op(JEQ, 1, 0, ARCH), op(RET, 0, 0, ERRNO | EPERM), op(LD, 0, 0, 0)];
+    let mut code = vec![
+        op(LD, 0, 0, 4),
+        op(JEQ, 1, 0, ARCH),
+        op(RET, 0, 0, ERRNO | EPERM),
+        op(LD, 0, 0, 0),
+    ];
     // Calls newer than this build (and x32's, which have the highest bit but one): programs know what to do without them.
     code.push(op(JGT, 0, 1, newest));
-    code.push(op(RET, 0, 0, if default == ALLOW { ALLOW } else { ERRNO | ENOSYS }));
+    code.push(op(
+        RET,
+        0,
+        0,
+        if default == ALLOW {
+            ALLOW
+        } else {
+            ERRNO | ENOSYS
+        },
+    ));
 
-    let (conditional, mut plain): (Vec<_>, Vec<_>) = rules.into_iter().partition(|r| !r.when.is_empty());
+    let (conditional, mut plain): (Vec<_>, Vec<_>) =
+        rules.into_iter().partition(|r| !r.when.is_empty());
     for rule in &conditional {
         if plain.iter().any(|p| p.call == rule.call) {
             continue;
@@ -220,7 +262,10 @@ fn compile(mut rules: Vec<Rule>, default: u32) -> Vec<u8> {
     let mut rest = plain.as_slice();
     while let Some(first) = rest.first() {
         let mut length = 1;
-        while rest.get(length).is_some_and(|r| r.call == first.call + length as i64 && r.action == first.action) {
+        while rest
+            .get(length)
+            .is_some_and(|r| r.call == first.call + length as i64 && r.action == first.action)
+        {
             length += 1;
         }
         code.push(op(JGE, 0, 2, first.call as u32));
@@ -242,20 +287,44 @@ fn compile(mut rules: Vec<Rule>, default: u32) -> Vec<u8> {
 pub(crate) fn runtime_default(capabilities: u64) -> Vec<u8> {
     let has = |caps: &[u8]| caps.iter().any(|c| capabilities & (1 << c) != 0);
     let mut rules = Vec::new();
-    let allow = |call, when| Rule { call, when, action: ALLOW };
-    let equal = |value| vec![Condition { argument: 0, test: Test::Equal, value }];
+    let allow = |call, when| Rule {
+        call,
+        when,
+        action: ALLOW,
+    };
+    let equal = |value| {
+        vec![Condition {
+            argument: 0,
+            test: Test::Equal,
+            value,
+        }]
+    };
     for &(name, call) in SYSCALLS {
         match name {
             // The flags are behind a pointer where no filter sees them; without it libc falls back to clone.
-            "clone3" if !has(&[21]) => rules.push(Rule { call, when: vec![], action: ERRNO | ENOSYS }),
+            "clone3" if !has(&[21]) => rules.push(Rule {
+                call,
+                when: vec![],
+                action: ERRNO | ENOSYS,
+            }),
             "clone" if !has(&[21]) => rules.push(allow(
                 call,
-                vec![Condition { argument: 0, test: Test::Masked(0x7e02_0000), value: 0 }],
+                vec![Condition {
+                    argument: 0,
+                    test: Test::Masked(0x7e02_0000),
+                    value: 0,
+                }],
             )),
-            "personality" => rules.extend([0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff].map(|v| allow(call, equal(v)))),
+            "personality" => {
+                rules.extend([0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff].map(|v| allow(call, equal(v))))
+            }
             "socket" => rules.push(allow(
                 call,
-                vec![Condition { argument: 0, test: Test::NotEqual, value: libc::AF_VSOCK as u64 }],
+                vec![Condition {
+                    argument: 0,
+                    test: Test::NotEqual,
+                    value: libc::AF_VSOCK as u64,
+                }],
             )),
             _ => match RESTRICTED.iter().find(|(n, _)| *n == name) {
                 Some((_, caps)) if !has(caps) => {}
@@ -306,14 +375,18 @@ fn action(name: &str, errno: Option<u32>) -> Result<u32> {
         "SCMP_ACT_TRAP" => 0x0003_0000,
         "SCMP_ACT_TRACE" => 0x7ff0_0000 | errno,
         "SCMP_ACT_LOG" => 0x7ffc_0000,
-        other => return Err(Error::InvalidArgument(format!("seccomp profile: unknown action {other:?}"))),
+        other => {
+            return Err(Error::InvalidArgument(format!(
+                "seccomp profile: unknown action {other:?}"
+            )));
+        }
     })
 }
 
 /// The filter of a profile's JSON. Calls this architecture doesn't have are skipped.
 pub(crate) fn localhost(json: &[u8]) -> Result<Vec<u8>> {
-    let profile: Profile =
-        serde_json::from_slice(json).map_err(|e| Error::InvalidArgument(format!("seccomp profile: {e}")))?;
+    let profile: Profile = serde_json::from_slice(json)
+        .map_err(|e| Error::InvalidArgument(format!("seccomp profile: {e}")))?;
     let default = action(&profile.default_action, profile.default_errno_ret)?;
     let mut rules = Vec::new();
     for rule in &profile.syscalls {
@@ -328,19 +401,36 @@ pub(crate) fn localhost(json: &[u8]) -> Result<Vec<u8>> {
                 "SCMP_CMP_GT" => (Test::Greater, a.value),
                 "SCMP_CMP_GE" => (Test::GreaterOrEqual, a.value),
                 "SCMP_CMP_MASKED_EQ" => (Test::Masked(a.value), a.value_two),
-                other => return Err(Error::InvalidArgument(format!("seccomp profile: unknown operator {other:?}"))),
+                other => {
+                    return Err(Error::InvalidArgument(format!(
+                        "seccomp profile: unknown operator {other:?}"
+                    )));
+                }
             };
             if a.index > 5 {
-                return Err(Error::InvalidArgument(format!("seccomp profile: argument {} of at most 5", a.index)));
+                return Err(Error::InvalidArgument(format!(
+                    "seccomp profile: argument {} of at most 5",
+                    a.index
+                )));
             }
-            when.push(Condition { argument: a.index, test, value });
+            when.push(Condition {
+                argument: a.index,
+                test,
+                value,
+            });
         }
         if when.len() > 12 {
-            return Err(Error::InvalidArgument("seccomp profile: more than 12 conditions on one call".into()));
+            return Err(Error::InvalidArgument(
+                "seccomp profile: more than 12 conditions on one call".into(),
+            ));
         }
         for name in &rule.names {
             if let Some((_, call)) = SYSCALLS.iter().find(|(n, _)| n == name) {
-                rules.push(Rule { call: *call, when: when.clone(), action });
+                rules.push(Rule {
+                    call: *call,
+                    when: when.clone(),
+                    action,
+                });
             }
         }
     }
@@ -361,7 +451,10 @@ mod tests {
         let (mut a, mut pc) = (0_u32, 0);
         loop {
             let i = &program[pc * 8..pc * 8 + 8];
-            let (code, k) = (u32::from(u16::from_ne_bytes([i[0], i[1]])), u32::from_ne_bytes([i[4], i[5], i[6], i[7]]));
+            let (code, k) = (
+                u32::from(u16::from_ne_bytes([i[0], i[1]])),
+                u32::from_ne_bytes([i[4], i[5], i[6], i[7]]),
+            );
             pc += 1;
             let mut jump = |yes: bool| pc += usize::from(if yes { i[2] } else { i[3] });
             match code {
@@ -380,21 +473,48 @@ mod tests {
     fn the_default_allows_work_and_refuses_administration() {
         let program = runtime_default(0);
         assert!(program.len() / 8 < 4096);
-        for call in [libc::SYS_read, libc::SYS_execve, libc::SYS_futex, libc::SYS_getrandom, libc::SYS_rseq] {
+        for call in [
+            libc::SYS_read,
+            libc::SYS_execve,
+            libc::SYS_futex,
+            libc::SYS_getrandom,
+            libc::SYS_rseq,
+        ] {
             assert_eq!(run(&program, call, [0; 6]), ALLOW, "{call}");
         }
-        for call in [libc::SYS_mount, libc::SYS_bpf, libc::SYS_unshare, libc::SYS_keyctl, libc::SYS_reboot] {
+        for call in [
+            libc::SYS_mount,
+            libc::SYS_bpf,
+            libc::SYS_unshare,
+            libc::SYS_keyctl,
+            libc::SYS_reboot,
+        ] {
             assert_eq!(run(&program, call, [0; 6]), ERRNO | EPERM, "{call}");
         }
         assert_eq!(run(&program, libc::SYS_clone, [0x11, 0, 0, 0, 0, 0]), ALLOW);
-        assert_eq!(run(&program, libc::SYS_clone, [0x1000_0011, 0, 0, 0, 0, 0]), ERRNO | EPERM);
+        assert_eq!(
+            run(&program, libc::SYS_clone, [0x1000_0011, 0, 0, 0, 0, 0]),
+            ERRNO | EPERM
+        );
         assert_eq!(run(&program, libc::SYS_clone3, [0; 6]), ERRNO | ENOSYS);
-        assert_eq!(run(&program, libc::SYS_personality, [0x2_0008, 0, 0, 0, 0, 0]), ALLOW);
-        assert_eq!(run(&program, libc::SYS_personality, [1, 0, 0, 0, 0, 0]), ERRNO | EPERM);
+        assert_eq!(
+            run(&program, libc::SYS_personality, [0x2_0008, 0, 0, 0, 0, 0]),
+            ALLOW
+        );
+        assert_eq!(
+            run(&program, libc::SYS_personality, [1, 0, 0, 0, 0, 0]),
+            ERRNO | EPERM
+        );
         assert_eq!(run(&program, libc::SYS_socket, [2, 0, 0, 0, 0, 0]), ALLOW);
-        assert_eq!(run(&program, libc::SYS_socket, [40, 0, 0, 0, 0, 0]), ERRNO | EPERM);
+        assert_eq!(
+            run(&program, libc::SYS_socket, [40, 0, 0, 0, 0, 0]),
+            ERRNO | EPERM
+        );
         assert_eq!(run(&program, 5000, [0; 6]), ERRNO | ENOSYS);
-        assert_eq!(run(&runtime_default(1 << 21), libc::SYS_mount, [0; 6]), ALLOW);
+        assert_eq!(
+            run(&runtime_default(1 << 21), libc::SYS_mount, [0; 6]),
+            ALLOW
+        );
     }
 
     #[test]
@@ -418,9 +538,16 @@ mod tests {
             ("SCMP_CMP_GE", [false, false, true, true, true]),
         ] {
             let program = with(op);
-            for (value, matches) in [4, 4294967299, 4294967300, 4294967301, 1 << 40].into_iter().zip(expected) {
+            for (value, matches) in [4, 4294967299, 4294967300, 4294967301, 1 << 40]
+                .into_iter()
+                .zip(expected)
+            {
                 let result = run(&program, libc::SYS_read, [0, value, 0, 0, 0, 0]);
-                assert_eq!(result, if matches { ERRNO | 5 } else { ALLOW }, "{op} {value}");
+                assert_eq!(
+                    result,
+                    if matches { ERRNO | 5 } else { ALLOW },
+                    "{op} {value}"
+                );
             }
         }
         assert!(localhost(b"{}").is_err());
