@@ -554,6 +554,35 @@ async fn containers_outlive_the_runtime_and_are_adopted() {
 }
 
 #[tokio::test]
+async fn killing_the_owner_leaves_its_containers() {
+    let mut n = Node::new().await;
+    let mut owner = tokio::process::Command::new(env!("CARGO_BIN_EXE_runtime-node"))
+        .arg("own")
+        .args([n.dir.path().join("root"), n.dir.path().join("s")])
+        .args([&n.cgroup, "busybox:test", "sleep", "1000"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut id = vec![0; 33];
+    owner
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut id)
+        .await
+        .unwrap();
+    owner.kill().await.unwrap();
+    let id = ContainerId::from(String::from_utf8(id).unwrap().trim());
+    n.reopen().await;
+    let status = n.runtime.container_status(&id).await.unwrap();
+    assert_eq!(status.state, ContainerState::Running);
+    assert_eq!(n.sh(&id, "cat /proc/1/comm").await, "sleep\n");
+    n.runtime.stop_container(&id, Duration::ZERO).await.unwrap();
+    assert_eq!(n.exited(&id).await.exit_code, 137);
+    n.end().await;
+}
+
+#[tokio::test]
 async fn a_lost_shim_takes_its_containers_along() {
     let n = Node::new().await;
     let s = n.sandbox().await;

@@ -207,6 +207,10 @@ impl Container {
     }
 
     fn status(&self) -> ContainerStatus {
+        // Whoever started it may have stopped waiting for the answer.
+        if *self.life.borrow() == Life::Created {
+            self.refresh();
+        }
         let r = &self.record;
         let mut status = ContainerStatus {
             id: r.id.clone(),
@@ -754,11 +758,7 @@ impl Embedded {
 }
 
 fn start_error(answer: &Answer) -> Error {
-    let message = format!(
-        "failed to create containerd task: unable to start container process: {}",
-        answer.text()
-    );
-    let message = message.replacen("failed to create containerd task: ", "", 1);
+    let message = format!("unable to start container process: {}", answer.text());
     Error::Start {
         message,
         exit_code: answer.number(),
