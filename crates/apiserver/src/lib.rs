@@ -1,1 +1,292 @@
-//! (to come)
+//! The API server: authentication, authorization, admission, registry, watch, over a revisioned store.
+//!
+//! A request is resolved once ([`request`]), its sender established ([`authn`]) and permitted ([`authz`]), then answered
+//! by the generic registry ([`registry`]) or a path of its own. What differs per kind is in the `strategy` crate.
+
+pub mod admission;
+pub mod allocate;
+pub mod answer;
+pub mod authn;
+pub mod authz;
+pub mod bootstrap;
+pub mod discovery;
+pub mod encryption;
+mod health;
+mod object;
+mod patch;
+pub mod registry;
+pub mod request;
+mod resource;
+pub mod reviews;
+pub mod subresource;
+pub mod user;
+mod websocket;
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use api::Status;
+use api::facts::Kind;
+use futures::FutureExt as _;
+use http::{HeaderValue, Request, Response};
+use pki::TokenKey;
+use skiff_http::{Body, Handler, body};
+use store::Store;
+use world::{Shutdown, World};
+
+use allocate::{Allocator, ServiceRange};
+use authn::Authenticator;
+use authz::rbac::Rbac;
+use authz::{Attributes, Authorizer, Decision};
+use registry::Context;
+use request::RequestInfo;
+
+/// The largest body of a request, as upstream.
+pub const MAX_BODY: usize = 3 << 20;
+/// How long a request that is not a stream may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Events live this long.
+const EVENT_LIFE: Duration = Duration::from_secs(3600);
+
+/// What an API server is made of.
+pub struct Options {
+    pub world: World,
+    pub store: Arc<dyn Store>,
+    /// Signs and checks ServiceAccount tokens.
+    pub tokens: Arc<TokenKey>,
+    /// The authority of client certificates, PEM.
+    pub client_ca: String,
+    /// How the API server proves itself to kubelets.
+    pub kubelet_tls: Arc<rustls::ClientConfig>,
+    /// Cluster IPs come from here.
+    pub services: ServiceRange,
+    /// Where Pods reach this API server.
+    pub advertise: SocketAddr,
+    pub shutdown: Shutdown,
+}
+
+/// An API server, ready to answer.
+pub struct ApiServer {
+    core: Arc<Core>,
+}
+
+/// What all of a server's requests share.
+pub struct Core {
+    pub world: World,
+    pub store: Arc<dyn Store>,
+    pub tokens: Arc<TokenKey>,
+    pub client_ca: String,
+    pub kubelet_tls: Arc<rustls::ClientConfig>,
+    pub authenticator: Authenticator,
+    pub authorizer: Authorizer,
+    pub allocator: Allocator,
+    pub shutdown: Shutdown,
+    advertise: SocketAddr,
+    ready: AtomicBool,
+}
+
+impl Core {
+    /// The facts of a kind that is served.
+    ///
+    /// # Errors
+    /// 404 as upstream for what is not.
+    pub fn kind(&self, group: &str, version: &str, plural: &str) -> Result<&'static Kind, Status> {
+        api::facts::kind(group, version, plural)
+            .filter(|k| strategy::served(k))
+            .ok_or_else(Status::no_such_path)
+    }
+
+    /// How long an object of this kind lives.
+    fn expiry(&self, kind: &Kind) -> Option<Duration> {
+        (kind.plural == "events").then_some(EVENT_LIFE)
+    }
+}
+
+impl ApiServer {
+    /// Makes a server over its store and writes what every cluster has.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub async fn start(options: Options) -> Result<Arc<Self>, Status> {
+        let Options { world, store, tokens, client_ca, kubelet_tls, services, advertise, shutdown } = options;
+        let rbac = Rbac::start(store.clone(), &shutdown).await.map_err(registry::store_status)?;
+        let range = store.range("/registry/services/specs/", None, None, 0).await;
+        let existing = range.map_err(registry::store_status)?.entries;
+        let existing: Vec<_> = existing.iter().map(|e| registry::codec::decode(e)).collect::<Result<_, _>>()?;
+        let core = Arc::new(Core {
+            authenticator: Authenticator { tokens: tokens.clone(), store: store.clone() },
+            authorizer: Authorizer { rbac, store: store.clone() },
+            allocator: Allocator::new(services, world.clone(), &existing),
+            world,
+            store,
+            tokens,
+            client_ca,
+            kubelet_tls,
+            shutdown,
+            advertise,
+            ready: AtomicBool::new(false),
+        });
+        bootstrap::run(&core, advertise).await?;
+        core.ready.store(true, Ordering::Release);
+        Ok(Arc::new(Self { core }))
+    }
+
+    /// The store under this server.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.core.store
+    }
+}
+
+#[async_trait::async_trait]
+impl Handler for ApiServer {
+    async fn handle(&self, request: Request<Body>) -> Response<Body> {
+        let info = request::resolve(
+            request.method(),
+            request.uri().path(),
+            request.uri().query().unwrap_or(""),
+        );
+        let core = self.core.clone();
+        let labels = format!(
+            "verb=\"{}\",group=\"{}\",resource=\"{}\",subresource=\"{}\"",
+            info.verb.to_ascii_uppercase(),
+            if known(&info) { info.group.as_str() } else { "" },
+            if known(&info) { info.resource.as_str() } else { "" },
+            if known(&info) { info.subresource.as_str() } else { "" },
+        );
+        let answered = if info.is_read_only() {
+            guarded(core.clone(), info, request).await
+        } else {
+            // A write goes on when its caller is dropped, so that nothing is half done (DESIGN §6).
+            let core = core.clone();
+            let task = tokio::spawn(async move { guarded(core, info, request).await });
+            task.await.unwrap_or_else(|e| answer::failure(&Status::internal(e)))
+        };
+        let code = answered.status().as_u16();
+        let about = "Counter of apiserver requests broken out for each verb, group, resource and code.";
+        core.world.metrics.counter("apiserver_request_total", about, &format!("{labels},code=\"{code}\"")).inc();
+        answered
+    }
+}
+
+/// Whether a request names a kind of ours: what it names is a metric's label only then, since anybody can ask for anything.
+fn known(info: &RequestInfo) -> bool {
+    api::facts::kind(&info.group, &info.version, &info.resource)
+        .is_some_and(|k| info.subresource.is_empty() || k.subresource(&info.subresource).is_some())
+}
+
+/// Answers a request; a panic is a 500 and a log line, not a lost connection.
+async fn guarded(core: Arc<Core>, info: RequestInfo, request: Request<Body>) -> Response<Body> {
+    let (verb, path) = (info.verb, info.path.clone());
+    let work = AssertUnwindSafe(answer_request(core.clone(), info, request)).catch_unwind();
+    match work.await {
+        Ok(response) => response,
+        Err(_) => {
+            tracing::error!(verb, path, "a request handler panicked");
+            let about = "Requests whose handler panicked.";
+            core.world.metrics.counter("skiff_apiserver_panics_total", about, "").inc();
+            answer::failure(&Status::internal("this request caused apiserver to panic. Look in the logs for details"))
+        }
+    }
+}
+
+async fn answer_request(core: Arc<Core>, info: RequestInfo, request: Request<Body>) -> Response<Body> {
+    let streams = info.verb == "watch"
+        || matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "log" | "proxy");
+    let work = permitted(core, info, request);
+    let answered = if streams {
+        work.await
+    } else {
+        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
+            Ok(answered) => answered,
+            Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 1)),
+        }
+    };
+    answered.unwrap_or_else(|status| answer::failure(&status))
+}
+
+/// Authenticates, authorizes and answers.
+async fn permitted(core: Arc<Core>, info: RequestInfo, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let (head, request_body) = request.into_parts();
+    let user = core.authenticator.authenticate(&head, core.world.now()).await?;
+    let user = impersonated(&core, user, &head.headers).await?;
+    let attributes = Attributes::of(&info);
+    if let Decision::NoOpinion(reason) = core.authorizer.authorize(&user, &attributes).await {
+        return Err(refused(&attributes, &user, &reason));
+    }
+    if !info.is_resource() {
+        return health::serve(&core, &info, &head.headers).await;
+    }
+    let context = Context { user, warnings: std::sync::Mutex::default() };
+    let mut response = resource::serve(&core, &context, &info, Request::from_parts(head, request_body)).await?;
+    let warnings = context.warnings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for warning in warnings {
+        let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            response.headers_mut().append(http::header::WARNING, value);
+        }
+    }
+    Ok(response)
+}
+
+fn refused(attributes: &Attributes, user: &user::User, reason: &str) -> Status {
+    let mut why = attributes.refusal(user);
+    if !reason.is_empty() {
+        why = format!("{why}: {reason}");
+    }
+    let mut status = Status::forbidden(&attributes.group, &attributes.resource_path(), &attributes.name, &why);
+    if attributes.resource.is_empty() {
+        status.message = format!("forbidden: {why}");
+    }
+    status
+}
+
+/// Whoever may `impersonate` acts as another (`kubectl --as`).
+async fn impersonated(core: &Core, user: user::User, headers: &http::HeaderMap) -> Result<user::User, Status> {
+    let text = |v: &HeaderValue| v.to_str().map(str::to_owned).unwrap_or_default();
+    let Some(name) = headers.get("impersonate-user").map(text) else { return Ok(user) };
+    let groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
+    let mut wanted = vec![("users", name.clone(), String::new())];
+    if let Some(account) = name.strip_prefix("system:serviceaccount:")
+        && let Some((namespace, account)) = account.split_once(':')
+    {
+        wanted[0] = ("serviceaccounts", account.to_owned(), namespace.to_owned());
+    }
+    wanted.extend(groups.iter().map(|g| ("groups", g.clone(), String::new())));
+    for (resource, name, namespace) in wanted {
+        let attributes = Attributes {
+            verb: "impersonate".into(),
+            resource: resource.into(),
+            name,
+            namespace,
+            ..Attributes::default()
+        };
+        if let Decision::NoOpinion(reason) = core.authorizer.authorize(&user, &attributes).await {
+            return Err(refused(&attributes, &user, &reason));
+        }
+    }
+    let mut groups = groups;
+    if groups.is_empty()
+        && let Some(account) = name.strip_prefix("system:serviceaccount:")
+        && let Some((namespace, _)) = account.split_once(':')
+    {
+        groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
+    }
+    if name == "system:anonymous" {
+        return Ok(user::User::anonymous());
+    }
+    Ok(user::User::named(name, groups))
+}
+
+/// Reads a whole request body.
+async fn read_body(request: Body) -> Result<bytes::Bytes, Status> {
+    body::collect(request, MAX_BODY).await.map_err(|error| match error {
+        body::CollectError::TooLarge(limit) => {
+            Status::too_large(format!("limit is {limit}"))
+        }
+        body::CollectError::Broken(error) => Status::bad_request(format!("the request's body broke off: {error}")),
+    })
+}

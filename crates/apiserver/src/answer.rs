@@ -1,0 +1,261 @@
+//! Answers: content negotiation, Tables, metadata-only forms, statuses.
+
+use std::sync::Arc;
+
+use api::Status;
+use api::facts::Kind;
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use serde_json::{Value, json};
+use skiff_http::{Body, body};
+use store::Entry;
+
+use crate::Core;
+use crate::registry::list::Page;
+
+/// What form of an object the client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The object itself: the stored bytes pass untouched.
+    Object,
+    /// `meta.k8s.io/v1` Table, with what beside each row.
+    Table { include: Include },
+    /// `meta.k8s.io/v1` PartialObjectMetadata.
+    Metadata,
+}
+
+/// What a Table's row carries of its object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+/// How the answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    pub form: Form,
+    pub yaml: bool,
+}
+
+/// Reads an `Accept` header.
+///
+/// # Errors
+/// 406 when nothing of it can be given.
+pub fn negotiate(headers: &HeaderMap, query: &crate::request::Query) -> Result<Accepted, Status> {
+    let header = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    if header.trim().is_empty() {
+        return Ok(Accepted { form: Form::Object, yaml: false });
+    }
+    for clause in header.split(',') {
+        let mut parts = clause.split(';').map(str::trim);
+        let yaml = match parts.next().unwrap_or("") {
+            "application/json" | "*/*" | "application/*" => false,
+            "application/yaml" => true,
+            _ => continue,
+        };
+        let parameter = |name: &str| {
+            clause.split(';').map(str::trim).find_map(|p| p.strip_prefix(name)?.strip_prefix('='))
+        };
+        let form = match (parameter("as"), parameter("g"), parameter("v")) {
+            (None, _, _) => Form::Object,
+            (Some("Table"), Some("meta.k8s.io"), Some("v1")) => {
+                let include = match query.get("includeObject") {
+                    "None" => Include::None,
+                    "Object" => Include::Object,
+                    _ => Include::Metadata,
+                };
+                Form::Table { include }
+            }
+            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => {
+                Form::Metadata
+            }
+            _ => continue,
+        };
+        return Ok(Accepted { form, yaml });
+    }
+    Err(Status::not_acceptable(&["application/json", "application/yaml"]))
+}
+
+fn respond(code: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// JSON bytes with a status code.
+#[must_use]
+pub fn json(code: StatusCode, bytes: impl Into<Bytes>) -> Response<Body> {
+    respond(code, "application/json", body::full(bytes))
+}
+
+/// A JSON tree with `200`.
+#[must_use]
+pub fn value(value: &Value) -> Response<Body> {
+    json(StatusCode::OK, value.to_string())
+}
+
+/// Plain text.
+#[must_use]
+pub fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    respond(code, "text/plain; charset=utf-8", body::full(text))
+}
+
+/// A failure.
+#[must_use]
+pub fn failure(status: &Status) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(code, status.to_json());
+    if let Some(details) = &status.details
+        && details.retry_after_seconds > 0
+    {
+        response.headers_mut().insert(http::header::RETRY_AFTER, details.retry_after_seconds.into());
+    }
+    response
+}
+
+/// A stream of lines (a watch).
+#[must_use]
+pub fn stream(body: Body) -> Response<Body> {
+    respond(StatusCode::OK, "application/json", body)
+}
+
+fn finish(code: StatusCode, accepted: Accepted, bytes: Bytes) -> Result<Response<Body>, Status> {
+    if !accepted.yaml {
+        return Ok(json(code, bytes));
+    }
+    let value: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
+    let yaml = serde_saphyr::to_string(&value).map_err(Status::internal)?;
+    Ok(respond(code, "application/yaml", body::full(yaml)))
+}
+
+/// One object, given as its JSON, in the form that was asked for.
+///
+/// # Errors
+/// 500 when a stored object cannot be decoded.
+pub fn object(
+    core: &Core,
+    kind: &'static Kind,
+    code: StatusCode,
+    accepted: Accepted,
+    wire: &Bytes,
+) -> Result<Response<Body>, Status> {
+    let bytes = match accepted.form {
+        Form::Object => wire.clone(),
+        form => render_one(core, kind, form, wire),
+    };
+    finish(code, accepted, bytes)
+}
+
+/// One object as a Table or as metadata.
+#[must_use]
+pub fn render_one(core: &Core, kind: &'static Kind, form: Form, wire: &Bytes) -> Bytes {
+    let object: Value = serde_json::from_slice(wire).unwrap_or_default();
+    let rendered = match form {
+        Form::Object => return wire.clone(),
+        Form::Metadata => partial(&object),
+        Form::Table { include } => {
+            let version = object["metadata"]["resourceVersion"].clone();
+            table(core, kind, json!({"resourceVersion": version}), std::slice::from_ref(&object), include)
+        }
+    };
+    rendered.to_string().into()
+}
+
+fn partial(object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+}
+
+fn table(core: &Core, kind: &'static Kind, metadata: Value, objects: &[Value], include: Include) -> Value {
+    let now = core.world.now();
+    let columns: Vec<Value> = strategy::columns(kind)
+        .iter()
+        .map(|c| {
+            json!({
+                "name": c.name, "type": c.ty, "format": c.format,
+                "description": c.description, "priority": c.priority,
+            })
+        })
+        .collect();
+    let rows: Vec<Value> = objects
+        .iter()
+        .map(|object| {
+            let mut row = json!({"cells": strategy::row(kind, object, now)});
+            match include {
+                Include::None => {}
+                Include::Metadata => row["object"] = partial(object),
+                Include::Object => row["object"] = object.clone(),
+            }
+            row
+        })
+        .collect();
+    json!({
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+        "columnDefinitions": columns, "rows": rows,
+    })
+}
+
+/// A page of a list.
+///
+/// # Errors
+/// 500 when a stored object cannot be decoded.
+pub fn list(core: &Core, kind: &'static Kind, accepted: Accepted, page: &Page) -> Result<Response<Body>, Status> {
+    let mut metadata = json!({"resourceVersion": page.revision.to_string()});
+    if !page.continue_token.is_empty() {
+        metadata["continue"] = page.continue_token.clone().into();
+    }
+    if let Some(remaining) = page.remaining {
+        metadata["remainingItemCount"] = remaining.into();
+    }
+    let decoded = || -> Result<Vec<Value>, Status> {
+        page.entries.iter().map(|e| crate::registry::codec::decode(e)).collect()
+    };
+    let rendered = match accepted.form {
+        Form::Object if !accepted.yaml => {
+            let head = format!(
+                "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+                kind.list_kind,
+                kind.api_version()
+            );
+            return Ok(respond(StatusCode::OK, "application/json", concatenate(head, &page.entries)));
+        }
+        Form::Object => json!({
+            "kind": kind.list_kind, "apiVersion": kind.api_version(), "metadata": metadata, "items": decoded()?,
+        }),
+        Form::Metadata => {
+            let items: Vec<Value> = decoded()?.iter().map(partial).collect();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
+        }
+        Form::Table { include } => table(core, kind, metadata, &decoded()?, include),
+    };
+    finish(StatusCode::OK, accepted, rendered.to_string().into())
+}
+
+/// Small objects are gathered into chunks of about this size; larger ones pass without a copy.
+const CHUNK: usize = 16 * 1024;
+
+fn concatenate(head: String, entries: &[Arc<Entry>]) -> Body {
+    let mut chunks = Vec::new();
+    let mut gathered = head.into_bytes();
+    for (i, entry) in entries.iter().enumerate() {
+        if i > 0 {
+            gathered.push(b',');
+        }
+        if entry.wire.len() >= CHUNK {
+            chunks.push(Bytes::from(std::mem::take(&mut gathered)));
+            chunks.push(entry.wire.clone());
+            continue;
+        }
+        gathered.extend_from_slice(&entry.wire);
+        if gathered.len() >= CHUNK {
+            chunks.push(Bytes::from(std::mem::replace(&mut gathered, Vec::with_capacity(CHUNK * 2))));
+        }
+    }
+    gathered.extend_from_slice(b"]}\n");
+    chunks.push(gathered.into());
+    body::chunks(chunks)
+}

@@ -1,0 +1,141 @@
+//! The Node authorizer: a kubelet reads what the Pods bound to its node refer to, and writes what is its own.
+//!
+//! Follows <https://kubernetes.io/docs/reference/access-authn-authz/node/>. What a node may do to a kind as such is the
+//! bootstrap ClusterRole `system:node`; this narrows the objects.
+
+use serde_json::Value;
+use store::Store;
+
+use super::Attributes;
+use super::rbac::Rbac;
+use crate::object::{items, text};
+
+/// Allows, or says why not.
+pub async fn authorize(
+    store: &dyn Store,
+    rbac: &Rbac,
+    node: &str,
+    wanted: &Attributes,
+) -> Result<(), String> {
+    let read_one = wanted.verb == "get"
+        || matches!(wanted.verb.as_str(), "list" | "watch")
+            && wanted.field_selector.strip_prefix("metadata.name=") == Some(&wanted.name);
+    match (wanted.group.as_str(), wanted.resource.as_str()) {
+        ("", "secrets" | "configmaps" | "persistentvolumeclaims") if wanted.subresource.is_empty() => {
+            let name = if wanted.name.is_empty() {
+                wanted.field_selector.strip_prefix("metadata.name=").unwrap_or("")
+            } else {
+                &wanted.name
+            };
+            if !matches!(wanted.verb.as_str(), "get" | "list" | "watch") || name.is_empty() {
+                return Err("can only read resources of this type by name".into());
+            }
+            refers(store, node, &wanted.namespace, &wanted.resource, name).await
+        }
+        ("", "serviceaccounts") if wanted.subresource == "token" => {
+            if wanted.verb != "create" {
+                return Err("can only create tokens for individual service accounts".into());
+            }
+            refers(store, node, &wanted.namespace, "serviceaccounts", &wanted.name).await
+        }
+        ("", "pods") => pods(store, rbac, node, wanted, read_one).await,
+        ("", "nodes") => {
+            let own = wanted.name == node
+                || wanted.field_selector == format!("metadata.name={node}")
+                || wanted.verb == "create" && wanted.name.is_empty();
+            if own { by_role(rbac, wanted).await } else { Err("node may only access its own Node".into()) }
+        }
+        ("coordination.k8s.io", "leases") => {
+            let own = wanted.namespace == "kube-node-lease" && (wanted.name == node || wanted.verb == "create");
+            if own { by_role(rbac, wanted).await } else { Err("can only access node lease with the same name as the requesting node".into()) }
+        }
+        _ => by_role(rbac, wanted).await,
+    }
+}
+
+async fn by_role(rbac: &Rbac, wanted: &Attributes) -> Result<(), String> {
+    let rules = rbac.rules_of_role("ClusterRole", "", "system:node").await;
+    let allowed = rules.is_some_and(|rules| rules.iter().any(|r| r.allows(wanted)));
+    if allowed { Ok(()) } else { Err(String::new()) }
+}
+
+async fn pods(
+    store: &dyn Store,
+    rbac: &Rbac,
+    node: &str,
+    wanted: &Attributes,
+    read_one: bool,
+) -> Result<(), String> {
+    by_role(rbac, wanted).await?;
+    if matches!(wanted.verb.as_str(), "list" | "watch") && !read_one {
+        let own = wanted.field_selector.split(',').any(|t| t == format!("spec.nodeName={node}"));
+        return if own { Ok(()) } else { Err("can only list/watch pods with spec.nodeName field selector".into()) };
+    }
+    if wanted.verb == "create" && wanted.subresource.is_empty() {
+        // Mirror pods: NodeRestriction looks at the body.
+        return Ok(());
+    }
+    let key = format!("/registry/pods/{}/{}", wanted.namespace, wanted.name);
+    match store.get(&key).await.map_err(|e| e.to_string())? {
+        None => Ok(()),
+        Some(entry) => {
+            let pod: Value = serde_json::from_slice(&entry.wire).map_err(|e| e.to_string())?;
+            if text(&pod, &["spec", "nodeName"]) == node {
+                Ok(())
+            } else {
+                Err(format!("no relationship found between node '{node}' and this object"))
+            }
+        }
+    }
+}
+
+/// Whether a Pod bound to `node` refers to the object.
+async fn refers(store: &dyn Store, node: &str, namespace: &str, resource: &str, name: &str) -> Result<(), String> {
+    let prefix = format!("/registry/pods/{namespace}/");
+    let range = store.range(&prefix, None, None, 0).await.map_err(|e| e.to_string())?;
+    for entry in range.entries {
+        let on_node = entry
+            .beside
+            .downcast_ref::<crate::registry::Meta>()
+            .is_some_and(|m| m.field("spec.nodeName") == Some(node));
+        if !on_node {
+            continue;
+        }
+        let pod: Value = serde_json::from_slice(&entry.wire).map_err(|e| e.to_string())?;
+        if pod_refers(&pod, resource, name) {
+            return Ok(());
+        }
+    }
+    Err(format!("no relationship found between node '{node}' and this object"))
+}
+
+/// Whether a Pod uses a secret, config map, claim or service account of this name.
+#[must_use]
+pub fn pod_refers(pod: &Value, resource: &str, name: &str) -> bool {
+    let spec = &pod["spec"];
+    if resource == "serviceaccounts" {
+        return text(spec, &["serviceAccountName"]) == name;
+    }
+    let containers = ["containers", "initContainers", "ephemeralContainers"]
+        .into_iter()
+        .flat_map(|list| items(spec, &[list]));
+    let (env, env_from, volume, in_volume) = match resource {
+        "secrets" => ("secretKeyRef", "secretRef", "secret", "secretName"),
+        "configmaps" => ("configMapKeyRef", "configMapRef", "configMap", "name"),
+        _ => ("", "", "persistentVolumeClaim", "claimName"),
+    };
+    for container in containers {
+        if items(container, &["env"]).iter().any(|e| text(e, &["valueFrom", env, "name"]) == name)
+            || items(container, &["envFrom"]).iter().any(|e| text(e, &[env_from, "name"]) == name)
+        {
+            return true;
+        }
+    }
+    if resource == "secrets" && items(spec, &["imagePullSecrets"]).iter().any(|s| text(s, &["name"]) == name) {
+        return true;
+    }
+    items(spec, &["volumes"]).iter().any(|v| {
+        text(v, &[volume, in_volume]) == name
+            || items(v, &["projected", "sources"]).iter().any(|s| text(s, &[volume, "name"]) == name)
+    })
+}

@@ -1,0 +1,203 @@
+//! Between objects as trees and the bytes that the store keeps.
+
+use api::Status;
+use api::facts::Kind;
+use bytes::Bytes;
+use serde_json::Value;
+use store::Entry;
+
+use super::{Context, FieldValidation};
+use crate::object::{self, text};
+
+/// The stored form, and where in it the engine inserts the resourceVersion.
+///
+/// # Errors
+/// 500 if the object has no metadata, which creation makes sure of.
+pub fn encode(value: &Value) -> Result<(Bytes, u32), Status> {
+    let bad = || Status::internal("an object without metadata cannot be stored");
+    let Value::Object(map) = value else { return Err(bad()) };
+    let mut out = Vec::with_capacity(1024);
+    let mut offset = None;
+    let failed = |e: serde_json::Error| Status::internal(e);
+    for (i, (name, field)) in map.iter().enumerate() {
+        out.push(if i == 0 { b'{' } else { b',' });
+        serde_json::to_writer(&mut out, name).map_err(failed)?;
+        out.push(b':');
+        if name == "metadata" {
+            let Value::Object(metadata) = field else { return Err(bad()) };
+            offset = u32::try_from(out.len() + 1).ok();
+            out.push(b'{');
+            let kept = metadata.iter().filter(|(k, _)| *k != "resourceVersion");
+            for (j, (k, v)) in kept.enumerate() {
+                if j > 0 {
+                    out.push(b',');
+                }
+                serde_json::to_writer(&mut out, k).map_err(failed)?;
+                out.push(b':');
+                serde_json::to_writer(&mut out, v).map_err(failed)?;
+            }
+            out.push(b'}');
+        } else {
+            serde_json::to_writer(&mut out, field).map_err(failed)?;
+        }
+    }
+    out.push(b'}');
+    Ok((out.into(), offset.ok_or_else(bad)?))
+}
+
+/// The object of an entry.
+///
+/// # Errors
+/// 500 when it is not JSON: the disk or another program damaged it.
+pub fn decode(entry: &Entry) -> Result<Value, Status> {
+    serde_json::from_slice(&entry.wire).map_err(|e| Status::internal(format!("{} is damaged: {e}", entry.key)))
+}
+
+/// How a body is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentType {
+    Json,
+    Yaml,
+}
+
+/// What a request's body is, by its header.
+///
+/// # Errors
+/// 415 for what is not read.
+pub fn content_type(headers: &http::HeaderMap) -> Result<ContentType, Status> {
+    let header = headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    match header.split(';').next().unwrap_or("").trim() {
+        "" | "application/json" | "*/*" => Ok(ContentType::Json),
+        "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(ContentType::Yaml),
+        _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
+    }
+}
+
+/// Parses a body and makes it fit the kind's fields, as upstream's decoder does.
+///
+/// # Errors
+/// 400 for what cannot be read, for another kind's object and, in strict mode, for unknown or duplicate fields.
+pub fn read(
+    body: &[u8],
+    content: ContentType,
+    kind: &Kind,
+    validation: FieldValidation,
+    context: &Context,
+) -> Result<Value, Status> {
+    let form = match content {
+        ContentType::Json => api::decode::Content::Json,
+        ContentType::Yaml => api::decode::Content::Yaml,
+    };
+    let (mut value, duplicates) = api::decode::parse(body, form).map_err(Status::bad_request)?;
+    if !value.is_object() {
+        let message = format!(
+            "{} in version \"{}\" cannot be handled as a {}: json: cannot unmarshal {} into Go value of type {}.{}",
+            kind.kind, kind.version, kind.kind, json_type(&value), kind.version, kind.kind,
+        );
+        return Err(Status::bad_request(message));
+    }
+    identify(&mut value, kind)?;
+    conform(&mut value, duplicates, kind, validation, context)?;
+    Ok(value)
+}
+
+fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// Checks apiVersion and kind, filling in what is missing.
+fn identify(value: &mut Value, kind: &Kind) -> Result<(), Status> {
+    let expected = kind.api_version();
+    let (version, name) = (text(value, &["apiVersion"]), text(value, &["kind"]));
+    if !name.is_empty() && name != kind.kind || !version.is_empty() && version != expected {
+        if name == kind.kind && version.rsplit_once('/').map_or("", |(g, _)| g) == kind.group {
+            return Err(Status::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({expected})"
+            )));
+        }
+        let (group, v) = version.rsplit_once('/').unwrap_or(("", version));
+        let shown = if group.is_empty() { format!("{v}, Kind={name}") } else { format!("{group}/{v}, Kind={name}") };
+        return Err(Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error or unexpected kind: {shown}",
+            kind.kind
+        )));
+    }
+    value["apiVersion"] = expected.into();
+    value["kind"] = kind.kind.into();
+    Ok(())
+}
+
+/// Prunes what the kind does not know, reports it as asked.
+///
+/// # Errors
+/// 400 for wrong types, and in strict mode for unknown or duplicate fields.
+pub fn conform(
+    value: &mut Value,
+    duplicates: Vec<String>,
+    kind: &Kind,
+    validation: FieldValidation,
+    context: &Context,
+) -> Result<(), Status> {
+    let conformed = api::decode::conform(kind.ty, value);
+    if let Some(error) = conformed.type_error(kind.kind, kind.version) {
+        return Err(Status::bad_request(error));
+    }
+    match validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => {
+            for finding in api::decode::strict_errors(&conformed.unknown, &duplicates) {
+                context.warn(finding);
+            }
+        }
+        FieldValidation::Strict => {
+            if let Some(error) = api::decode::strict_error(&conformed.unknown, &duplicates) {
+                let (kind, version) = (kind.kind, kind.version);
+                return Err(Status::bad_request(format!(
+                    "{kind} in version \"{version}\" cannot be handled as a {kind}: {error}"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks the namespace of an object against the URL's, filling it in.
+///
+/// # Errors
+/// 400 when they differ.
+pub fn settle_namespace(value: &mut Value, kind: &Kind, namespace: &str) -> Result<(), Status> {
+    let given = text(value, &["metadata", "namespace"]).to_owned();
+    if !kind.namespaced {
+        object::metadata(value).remove("namespace");
+        return Ok(());
+    }
+    if !given.is_empty() && given != namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    object::metadata(value).insert("namespace".into(), namespace.into());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_revision_goes_to_the_start_of_the_metadata() {
+        let value = json!({"kind": "Pod", "data": {"metadata": {}}, "metadata": {"name": "a", "resourceVersion": "7"}});
+        let (bytes, offset) = encode(&value).unwrap();
+        let text = std::str::from_utf8(&bytes).unwrap();
+        assert!(text[offset as usize..].starts_with("\"name\":\"a\"}"), "{text}");
+        assert!(!text.contains("resourceVersion"));
+    }
+}

@@ -1,0 +1,236 @@
+//! Changing objects: replace and patch are the same loop around a function from the current object to the new one.
+
+use std::sync::Arc;
+
+use api::Status;
+use api::facts::Kind;
+use serde_json::Value;
+use store::{Compare, Entry, Op, Outcome, Txn};
+
+use super::{Context, WriteOptions, Written, codec, key, store_status};
+use crate::Core;
+use crate::admission::{self, Operation};
+use crate::object::{self, is_deleting, text};
+
+/// Tries of a change that does not insist on a resourceVersion, when other writers are faster.
+const TRIES: usize = 30;
+
+/// A change: what the object becomes, given what it is.
+pub type Change<'a> = dyn FnMut(&Value) -> Result<Value, Status> + Send + 'a;
+
+impl Core {
+    /// Changes an object (or its `subresource`) by `change` and stores the result.
+    ///
+    /// # Errors
+    /// 404, conflicts, admission's and validation's.
+    pub async fn update(
+        &self,
+        context: &Context,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        change: &mut Change<'_>,
+        options: &WriteOptions,
+    ) -> Result<Written, Status> {
+        for _ in 0..TRIES {
+            let current = self.get(kind, namespace, name).await?;
+            let old = codec::decode(&current)?;
+            let mut new = change(&old)?;
+            let insisted = check_identity(kind, name, &old, &mut new)?;
+            match self.replace(context, kind, subresource, &current, &old, new, options).await? {
+                Some(written) => return Ok(written),
+                None if insisted => return Err(Status::modified(kind.group, kind.plural, name)),
+                None => {}
+            }
+        }
+        Err(Status::modified(kind.group, kind.plural, name))
+    }
+
+    /// Stores `new` in the place of `current`; `None` when another writer was faster.
+    async fn replace(
+        &self,
+        context: &Context,
+        kind: &'static Kind,
+        subresource: &str,
+        current: &Arc<Entry>,
+        old: &Value,
+        mut new: Value,
+        options: &WriteOptions,
+    ) -> Result<Option<Written>, Status> {
+        let sub = (!subresource.is_empty()).then_some(subresource);
+        keep_system_metadata(old, &mut new);
+        strategy::default(kind, &mut new);
+        admission::mutate(self, kind, Operation::Update, &mut new).await?;
+        crate::allocate::inherit(kind, &mut new, old);
+        strategy::prepare_update(kind, &mut new, old, sub);
+        let name = object::name(old).to_owned();
+        let errors = strategy::validate_update(kind, &new, old, sub);
+        if !errors.is_empty() {
+            return Err(Status::invalid(kind.group, kind.kind, &name, errors));
+        }
+        admission::validate(self, context, kind, Operation::Update, Some(&new), Some(old), subresource).await?;
+        if options.dry_run {
+            return Ok(Some(Written::DryRun(new)));
+        }
+        if is_deleting(old) && nothing_holds(kind, &new) {
+            return self.remove(kind, current).await.map(|gone| gone.map(Written::Stored));
+        }
+        let claim = self.allocator.claim(kind, &mut new, Some(old))?;
+        let (stored, offset) = codec::encode(&new)?;
+        if stored == current.stored() {
+            return Ok(Some(Written::Stored(current.clone())));
+        }
+        let path = current.key.to_string();
+        let txn = Txn {
+            compares: vec![Compare::Revision(path.clone(), current.revision)],
+            ops: vec![Op::Put { key: path, stored, rv_offset: Some(offset), expire_after: self.expiry(kind) }],
+            lazy: is_heartbeat(kind, old, &new),
+        };
+        match self.store.txn(txn).await.map_err(store_status)? {
+            Outcome::Committed { mut entries, .. } => {
+                claim.keep();
+                Ok(entries.pop().flatten().map(Written::Stored))
+            }
+            Outcome::Conflict { .. } => Ok(None),
+        }
+    }
+
+    /// Removes the exact version; `None` when another writer was faster.
+    pub(crate) async fn remove(
+        &self,
+        kind: &'static Kind,
+        current: &Arc<Entry>,
+    ) -> Result<Option<Arc<Entry>>, Status> {
+        let path = current.key.to_string();
+        let txn = Txn {
+            compares: vec![Compare::Revision(path.clone(), current.revision)],
+            ops: vec![Op::Delete { key: path }],
+            lazy: false,
+        };
+        match self.store.txn(txn).await.map_err(store_status)? {
+            Outcome::Committed { mut entries, .. } => {
+                let entry = entries.pop().flatten();
+                if let Some(entry) = &entry {
+                    self.allocator.release(kind, &codec::decode(entry)?);
+                }
+                Ok(entry)
+            }
+            Outcome::Conflict { .. } => Ok(None),
+        }
+    }
+
+    /// Replaces an object by a body, creating it where the kind allows that.
+    ///
+    /// # Errors
+    /// As [`Self::update`].
+    pub async fn put(
+        &self,
+        context: &Context,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        mut value: Value,
+        options: &WriteOptions,
+    ) -> Result<(Written, bool), Status> {
+        codec::settle_namespace(&mut value, kind, namespace)?;
+        let given = object::name(&value).to_owned();
+        if given.is_empty() {
+            return Err(Status::bad_request("name must be provided"));
+        }
+        if given != name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            )));
+        }
+        let create = subresource.is_empty() && creates_on_update(kind);
+        if create && self.store.get(&key(kind, namespace, name)).await.map_err(store_status)?.is_none() {
+            object::metadata(&mut value).remove("resourceVersion");
+            return self.create(context, kind, namespace, value, options).await.map(|w| (w, true));
+        }
+        let mut change = |_: &Value| Ok(value.clone());
+        let written =
+            self.update(context, kind, namespace, name, subresource, &mut change, options).await?;
+        Ok((written, false))
+    }
+}
+
+/// Kinds that a PUT of an unknown name creates, as upstream's `AllowCreateOnUpdate`.
+fn creates_on_update(kind: &Kind) -> bool {
+    matches!(
+        (kind.group, kind.plural),
+        ("", "endpoints" | "events" | "limitranges" | "services")
+            | ("coordination.k8s.io", "leases")
+            | ("events.k8s.io", "events")
+            | ("rbac.authorization.k8s.io", _)
+    )
+}
+
+/// Checks that `new` is the same object as `old`; returns whether the writer insists on a version.
+fn check_identity(kind: &Kind, name: &str, old: &Value, new: &mut Value) -> Result<bool, Status> {
+    let (given, current) = (text(new, &["metadata", "uid"]), text(old, &["metadata", "uid"]));
+    if !given.is_empty() && given != current {
+        let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {current}");
+        return Err(Status::conflict(kind.group, kind.plural, name, why));
+    }
+    let given = text(new, &["metadata", "resourceVersion"]);
+    if given.is_empty() || given == "0" {
+        return Ok(false);
+    }
+    if given != text(old, &["metadata", "resourceVersion"]) {
+        return Err(Status::modified(kind.group, kind.plural, name));
+    }
+    Ok(true)
+}
+
+/// What only the server sets stays as it is.
+fn keep_system_metadata(old: &Value, new: &mut Value) {
+    let metadata = object::metadata(new);
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation", "name", "namespace", "generateName"] {
+        match old["metadata"].get(field) {
+            Some(value) => {
+                metadata.insert(field.to_owned(), value.clone());
+            }
+            None => {
+                metadata.remove(field);
+            }
+        }
+    }
+    metadata.remove("managedFields");
+}
+
+/// Whether an object whose deletion was asked for may go now.
+pub(crate) fn nothing_holds(kind: &Kind, object: &Value) -> bool {
+    let finalizers = object::items(object, &["metadata", "finalizers"]).is_empty();
+    let grace = object::at(object, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
+    let namespace = kind.plural != "namespaces" || object::items(object, &["spec", "finalizers"]).is_empty();
+    finalizers && namespace && grace.unwrap_or(0) == 0
+}
+
+/// Whether only heartbeat times changed: such a write may reach the disk later (DESIGN, law 4).
+fn is_heartbeat(kind: &Kind, old: &Value, new: &Value) -> bool {
+    fn without_version(object: &mut Value) {
+        object::metadata(object).remove("resourceVersion");
+    }
+    let strip = |object: &Value| {
+        let mut object = object.clone();
+        without_version(&mut object);
+        match kind.plural {
+            "leases" => {
+                object::child(&mut object, "spec").remove("renewTime");
+            }
+            _ => {
+                if let Some(Value::Array(conditions)) = object["status"].get_mut("conditions") {
+                    for condition in conditions {
+                        if let Value::Object(c) = condition {
+                            c.remove("lastHeartbeatTime");
+                        }
+                    }
+                }
+            }
+        }
+        object
+    };
+    matches!(kind.plural, "leases" | "nodes") && strip(old) == strip(new)
+}

@@ -1,0 +1,239 @@
+//! WATCH: the changes of a selection, in order, as lines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Status;
+use api::facts::Kind;
+use bytes::Bytes;
+use serde_json::json;
+use store::{Entry, Event};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::list::{Selection, parse_version};
+use super::{key, store_status};
+use crate::Core;
+use crate::answer::Form;
+use crate::request::Query;
+
+/// Lines waiting for a slow client; when they are this many, the store's queue fills and the watch ends.
+const QUEUE: usize = 64;
+/// How often a client that asked for bookmarks gets one.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// How long a watch lasts when the client does not say: between this and twice this, so that they don't end together.
+const MIN_TIMEOUT: u64 = 1800;
+
+/// What a watch asks for.
+pub struct Request {
+    pub kind: &'static Kind,
+    pub namespace: String,
+    pub selection: Selection,
+    pub form: Form,
+    version: String,
+    bookmarks: bool,
+    initial: Option<bool>,
+    timeout: Duration,
+}
+
+impl Request {
+    /// Reads a watch's parameters.
+    ///
+    /// # Errors
+    /// 400 and 422 as upstream.
+    pub fn of(
+        core: &Core,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        query: &Query,
+        form: Form,
+    ) -> Result<Self, Status> {
+        let selection = Selection::of(query, kind, name)?;
+        let initial = query.has("sendInitialEvents").then(|| query.is_true("sendInitialEvents"));
+        let matching = query.get("resourceVersionMatch");
+        let invalid = |why: &str| {
+            let error = api::FieldError::forbidden("resourceVersionMatch", why);
+            Err(Status::invalid("meta.k8s.io", "ListOptions", "", vec![error]))
+        };
+        if initial.is_some() && matching != "NotOlderThan" {
+            return invalid("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        }
+        if initial.is_none() && !matching.is_empty() {
+            return invalid("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+        }
+        let asked = query.get("timeoutSeconds").parse::<u64>().unwrap_or(0);
+        let seconds = if asked > 0 { asked } else { MIN_TIMEOUT + core.world.rng.below(MIN_TIMEOUT) };
+        Ok(Self {
+            kind,
+            namespace: namespace.to_owned(),
+            selection,
+            form,
+            version: query.get("resourceVersion").to_owned(),
+            bookmarks: query.is_true("allowWatchBookmarks"),
+            initial,
+            timeout: Duration::from_secs(seconds),
+        })
+    }
+}
+
+/// Starts a watch; its lines come out of the queue, which is closed when the watch ends.
+///
+/// # Errors
+/// 410 when the revision is gone (upstream sends this as an event; a status is what clients see either way).
+pub async fn start(core: Arc<Core>, request: Request) -> Result<mpsc::Receiver<Bytes>, Status> {
+    let prefix = key(request.kind, &request.namespace, "");
+    // An unset version means "any, with what there is first"; so does 0.
+    let from_scratch = matches!(request.version.as_str(), "" | "0");
+    let send_state = request.initial.unwrap_or(from_scratch);
+    let (state, after) = if send_state || from_scratch {
+        let range = core.store.range(&prefix, None, None, 0).await.map_err(store_status)?;
+        let state = if send_state { range.entries } else { Vec::new() };
+        (state, range.revision)
+    } else {
+        (Vec::new(), parse_version(&request.version)?)
+    };
+    let (lines, out) = mpsc::channel(QUEUE);
+    let watch = match core.store.watch(&prefix, after).await {
+        Ok(watch) => watch,
+        Err(error) => {
+            let status = match error {
+                store::Error::Future { asked, current } => {
+                    Status::expired(format!("too old resource version: {asked} ({current})"))
+                }
+                other => store_status(other),
+            };
+            // There is room: nothing was sent yet.
+            let _ = lines.try_send(error_line(&status));
+            return Ok(out);
+        }
+    };
+    let shutdown = core.shutdown.clone();
+    tokio::spawn(shutdown.run_until_cancelled_owned(async move {
+        follow(core, request, state, after, watch, lines).await;
+    }));
+    Ok(out)
+}
+
+async fn follow(
+    core: Arc<Core>,
+    request: Request,
+    state: Vec<Arc<Entry>>,
+    mut revision: u64,
+    mut watch: store::Watch,
+    lines: mpsc::Sender<Bytes>,
+) {
+    for entry in state.iter().filter(|e| request.selection.matches(e)) {
+        if lines.send(line(&core, &request, "ADDED", &entry.wire)).await.is_err() {
+            return;
+        }
+    }
+    if request.initial == Some(true)
+        && lines.send(bookmark(&request, revision, true)).await.is_err()
+    {
+        return;
+    }
+    let end = Instant::now() + request.timeout;
+    let mut next_bookmark = Instant::now() + BOOKMARK_EVERY;
+    loop {
+        let wake = if request.bookmarks { end.min(next_bookmark) } else { end };
+        let received = tokio::select! {
+            biased;
+            () = lines.closed() => return,
+            received = watch.events.recv() => received,
+            () = tokio::time::sleep_until(wake) => {
+                if request.bookmarks {
+                    // The store is current up to its revision: everything before it was delivered to us.
+                    if watch.events.is_empty() && lines.send(bookmark(&request, revision, false)).await.is_err() {
+                        return;
+                    }
+                    next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                }
+                if Instant::now() >= end {
+                    return;
+                }
+                continue;
+            }
+        };
+        match received {
+            Some(Ok(events)) => {
+                for event in events {
+                    revision = revision.max(event.revision());
+                    let Some((kind, wire)) = seen(&request.selection, &event) else { continue };
+                    if lines.send(line(&core, &request, kind, &wire)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Some(Err(error)) => {
+                // The client may be gone by now; then there is nobody to tell.
+                let _ = lines.send(error_line(&store_status(error))).await;
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+/// What a selection's watcher sees of an event: an object that leaves the selection is deleted for it.
+fn seen(selection: &Selection, event: &Event) -> Option<(&'static str, Bytes)> {
+    if event.deleted {
+        let before = event.previous.as_ref().unwrap_or(&event.entry);
+        return selection.matches(before).then(|| ("DELETED", event.entry.wire.clone()));
+    }
+    let before = event.previous.as_ref().is_some_and(|p| selection.matches(p));
+    match (before, selection.matches(&event.entry)) {
+        (false, true) => Some(("ADDED", event.entry.wire.clone())),
+        (true, true) => Some(("MODIFIED", event.entry.wire.clone())),
+        (true, false) => {
+            let previous = event.previous.as_ref()?;
+            Some(("DELETED", at_revision(previous, event.revision())))
+        }
+        (false, false) => None,
+    }
+}
+
+/// An older version's bytes under a newer revision: what a watcher gets of an object that left its selection.
+fn at_revision(entry: &Entry, revision: u64) -> Bytes {
+    let (start, len) = (entry.rv_span.0 as usize, entry.rv_span.1 as usize);
+    let tail = &entry.wire[start + len..];
+    let comma = if tail.starts_with(b"}") { "" } else { "," };
+    let stamp = format!("\"resourceVersion\":\"{revision}\"{comma}");
+    [&entry.wire[..start], stamp.as_bytes(), tail].concat().into()
+}
+
+fn line(core: &Core, request: &Request, kind: &str, wire: &Bytes) -> Bytes {
+    let object = match request.form {
+        Form::Object => wire.clone(),
+        _ => crate::answer::render_one(core, request.kind, request.form, wire),
+    };
+    let mut out = Vec::with_capacity(object.len() + 32);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(&object);
+    out.extend_from_slice(b"}\n");
+    out.into()
+}
+
+fn bookmark(request: &Request, revision: u64, initial_end: bool) -> Bytes {
+    let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+    if initial_end {
+        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+    }
+    let kind = request.kind;
+    let object = match request.form {
+        Form::Table { .. } => {
+            json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": null, "rows": []})
+        }
+        Form::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
+        Form::Object => {
+            json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata})
+        }
+    };
+    format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
+}
+
+fn error_line(status: &Status) -> Bytes {
+    format!("{}\n", json!({"type": "ERROR", "object": status.to_value()})).into()
+}

@@ -1,0 +1,373 @@
+//! Requests of the resource API: from verb and kind to the registry.
+
+use std::sync::Arc;
+
+use api::Status;
+use api::facts::Kind;
+use http::{Request, Response, StatusCode};
+use serde_json::{Value, json};
+use skiff_http::{Body, body, upgrade};
+
+use crate::answer::{self, Accepted};
+use crate::object::{self, text};
+use crate::patch::Patch;
+use crate::registry::delete::{DeleteOptions, Deleted};
+use crate::registry::list::Selection;
+use crate::registry::{Context, WriteOptions, Written, codec, watch};
+use crate::request::RequestInfo;
+use crate::{Core, read_body, reviews, subresource};
+
+/// Answers a request for a kind.
+///
+/// # Errors
+/// Any status.
+pub async fn serve(
+    core: &Arc<Core>,
+    context: &Context,
+    info: &RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let kind = core.kind(&info.group, &info.version, &info.resource)?;
+    if !kind.namespaced && !info.namespace.is_empty() && kind.plural != "namespaces" {
+        return Err(Status::no_such_path());
+    }
+    if !info.subresource.is_empty() {
+        if !subresource::is_served(kind, &info.subresource) {
+            return Err(Status::no_such_path());
+        }
+        return of_subresource(core, context, kind, info, request).await;
+    }
+    if !kind.stored() {
+        return review(core, context, kind, info, request).await;
+    }
+    if !kind.verbs.contains(&info.verb) || kind.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch" | "deletecollection") {
+        return Err(Status::method_not_supported(kind.group, kind.plural, info.verb));
+    }
+    let namespace = if kind.namespaced { info.namespace.as_str() } else { "" };
+    match info.verb {
+        "get" => {
+            let accepted = answer::negotiate(request.headers(), &info.query)?;
+            let entry = core.get(kind, namespace, &info.name).await?;
+            answer::object(core, kind, StatusCode::OK, accepted, &entry.wire)
+        }
+        "list" => {
+            let accepted = answer::negotiate(request.headers(), &info.query)?;
+            let selection = Selection::of(&info.query, kind, "")?;
+            let page = core.list(kind, namespace, &selection, &info.query).await?;
+            answer::list(core, kind, accepted, &page)
+        }
+        "watch" => start_watch(core, kind, namespace, info, request).await,
+        "create" => create(core, context, kind, namespace, info, request).await,
+        "update" => put(core, context, kind, namespace, info, request).await,
+        "patch" => patch(core, context, kind, namespace, info, request).await,
+        "delete" => delete(core, context, kind, namespace, info, request).await,
+        "deletecollection" => delete_collection(core, context, kind, namespace, info, request).await,
+        verb => Err(Status::method_not_supported(kind.group, kind.plural, verb)),
+    }
+}
+
+async fn start_watch(
+    core: &Arc<Core>,
+    kind: &'static Kind,
+    namespace: &str,
+    info: &RequestInfo,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let Accepted { form, .. } = answer::negotiate(request.headers(), &info.query)?;
+    let wanted = watch::Request::of(core, kind, namespace, &info.name, &info.query, form)?;
+    let mut lines = watch::start(core.clone(), wanted).await?;
+    if upgrade::requested(request.headers()).as_deref() == Some("websocket") {
+        return crate::websocket::serve_lines(&mut request, lines);
+    }
+    let (sender, stream) = body::channel(16);
+    tokio::spawn(async move {
+        while let Some(line) = lines.recv().await {
+            if sender.send(line).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(answer::stream(stream))
+}
+
+fn written(
+    core: &Core,
+    kind: &'static Kind,
+    code: StatusCode,
+    accepted: Accepted,
+    written: &Written,
+) -> Result<Response<Body>, Status> {
+    answer::object(core, kind, code, accepted, &written.wire())
+}
+
+async fn create(
+    core: &Arc<Core>,
+    context: &Context,
+    kind: &'static Kind,
+    namespace: &str,
+    info: &RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    if !info.name.is_empty() {
+        return Err(Status::method_not_supported(kind.group, kind.plural, "create"));
+    }
+    let accepted = answer::negotiate(request.headers(), &info.query)?;
+    let options = WriteOptions::of(&info.query, "CreateOptions")?;
+    let content = codec::content_type(request.headers())?;
+    let bytes = read_body(request.into_body()).await?;
+    let value = codec::read(&bytes, content, kind, options.field_validation, context)?;
+    let done = core.create(context, kind, namespace, value, &options).await?;
+    written(core, kind, StatusCode::CREATED, accepted, &done)
+}
+
+async fn put(
+    core: &Arc<Core>,
+    context: &Context,
+    kind: &'static Kind,
+    namespace: &str,
+    info: &RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let accepted = answer::negotiate(request.headers(), &info.query)?;
+    let options = WriteOptions::of(&info.query, "UpdateOptions")?;
+    let content = codec::content_type(request.headers())?;
+    let bytes = read_body(request.into_body()).await?;
+    let value = codec::read(&bytes, content, kind, options.field_validation, context)?;
+    let (done, created) =
+        core.put(context, kind, namespace, &info.name, &info.subresource, value, &options).await?;
+    let code = if created { StatusCode::CREATED } else { StatusCode::OK };
+    written(core, kind, code, accepted, &done)
+}
+
+async fn patch(
+    core: &Arc<Core>,
+    context: &Context,
+    kind: &'static Kind,
+    namespace: &str,
+    info: &RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let accepted = answer::negotiate(request.headers(), &info.query)?;
+    let options = WriteOptions::of(&info.query, "PatchOptions")?;
+    let headers = request.headers().clone();
+    let bytes = read_body(request.into_body()).await?;
+    let patch = Patch::read(&headers, &bytes)?;
+    let name = info.name.as_str();
+    let mut change = |current: &Value| {
+        // A patch insists on a version only if it says one itself.
+        let mut base = current.clone();
+        object::metadata(&mut base).remove("resourceVersion");
+        let mut new = patch.apply(kind.ty, kind, name, &base)?;
+        codec::conform(&mut new, Vec::new(), kind, options.field_validation, context)?;
+        if object::name(&new) != name {
+            let error = api::FieldError::invalid("metadata.name", &object::name(&new).into(), "field is immutable");
+            return Err(Status::invalid(kind.group, kind.kind, name, vec![error]));
+        }
+        codec::settle_namespace(&mut new, kind, namespace)?;
+        Ok(new)
+    };
+    let done = core.update(context, kind, namespace, name, &info.subresource, &mut change, &options).await?;
+    written(core, kind, StatusCode::OK, accepted, &done)
+}
+
+async fn delete(
+    core: &Arc<Core>,
+    context: &Context,
+    kind: &'static Kind,
+    namespace: &str,
+    info: &RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let accepted = answer::negotiate(request.headers(), &info.query)?;
+    let bytes = read_body(request.into_body()).await?;
+    let options = DeleteOptions::of(&bytes, &info.query)?;
+    match core.delete(context, kind, namespace, &info.name, &options).await? {
+        Deleted::Pending(entry) => answer::object(core, kind, StatusCode::OK, accepted, &entry.wire),
+        Deleted::Gone(entry) if returns_deleted(kind) => {
+            answer::object(core, kind, StatusCode::OK, accepted, &entry.wire)
+        }
+        Deleted::Gone(entry) => {
+            let object = codec::decode(&entry)?;
+            Ok(answer::value(&success(kind, &object)))
+        }
+    }
+}
+
+/// Kinds whose deletion answers with the object, as upstream's `ReturnDeletedObject`.
+fn returns_deleted(kind: &Kind) -> bool {
+    matches!(
+        (kind.group, kind.plural),
+        ("", "pods" | "services" | "serviceaccounts" | "persistentvolumes" | "persistentvolumeclaims" | "podtemplates" | "resourcequotas")
+    )
+}
+
+fn success(kind: &Kind, object: &Value) -> Value {
+    let details = api::status::Details {
+        name: object::name(object).to_owned(),
+        group: kind.group.to_owned(),
+        kind: kind.plural.to_owned(),
+        uid: text(object, &["metadata", "uid"]).to_owned(),
+        ..api::status::Details::default()
+    };
+    Status::success(Some(&details))
+}
+
+async fn delete_collection(
+    core: &Arc<Core>,
+    context: &Context,
+    kind: &'static Kind,
+    namespace: &str,
+    info: &RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let accepted = answer::negotiate(request.headers(), &info.query)?;
+    let bytes = read_body(request.into_body()).await?;
+    let options = DeleteOptions::of(&bytes, &info.query)?;
+    let selection = Selection::of(&info.query, kind, "")?;
+    let page = core.list(kind, namespace, &selection, &info.query).await?;
+    for entry in &page.entries {
+        let object = codec::decode(entry)?;
+        let of = text(&object, &["metadata", "namespace"]);
+        match core.delete(context, kind, of, object::name(&object), &options).await {
+            Err(status) if status.code != 404 => return Err(status),
+            _ => {}
+        }
+    }
+    answer::list(core, kind, accepted, &page)
+}
+
+async fn review(
+    core: &Arc<Core>,
+    context: &Context,
+    kind: &'static Kind,
+    info: &RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    if info.verb != "create" {
+        return Err(Status::method_not_supported(kind.group, kind.plural, info.verb));
+    }
+    let accepted = answer::negotiate(request.headers(), &info.query)?;
+    let options = WriteOptions::of(&info.query, "CreateOptions")?;
+    let content = codec::content_type(request.headers())?;
+    let bytes = read_body(request.into_body()).await?;
+    let value = codec::read(&bytes, content, kind, options.field_validation, context)?;
+    if kind.kind == "Binding" {
+        let name = object::name(&value).to_owned();
+        subresource::pod::bind(core, context, &info.namespace, &name, &value, &options).await?;
+        return Ok(answer::json(StatusCode::CREATED, Status::success(None).to_string()));
+    }
+    match reviews::answer(core, context, kind, &info.namespace, value).await {
+        Some(answered) => {
+            answer::object(core, kind, StatusCode::CREATED, accepted, &answered?.to_string().into())
+        }
+        None => Err(Status::method_not_supported(kind.group, kind.plural, info.verb)),
+    }
+}
+
+async fn of_subresource(
+    core: &Arc<Core>,
+    context: &Context,
+    kind: &'static Kind,
+    info: &RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let namespace = if kind.namespaced { info.namespace.as_str() } else { "" };
+    let unsupported = || {
+        let path = format!("{}/{}", kind.plural, info.subresource);
+        Err(Status::method_not_supported(kind.group, &path, info.verb))
+    };
+    let known = kind.subresource(&info.subresource).is_some_and(|s| s.verbs.contains(&info.verb));
+    if !known {
+        return unsupported();
+    }
+    match info.subresource.as_str() {
+        "status" | "finalize" => match info.verb {
+            "get" => {
+                let accepted = answer::negotiate(request.headers(), &info.query)?;
+                let entry = core.get(kind, namespace, &info.name).await?;
+                answer::object(core, kind, StatusCode::OK, accepted, &entry.wire)
+            }
+            "update" => put(core, context, kind, namespace, info, request).await,
+            "patch" => patch(core, context, kind, namespace, info, request).await,
+            _ => unsupported(),
+        },
+        "scale" => scale(core, context, kind, info, request).await,
+        "log" | "exec" | "attach" | "portforward" => subresource::node_proxy::serve(core, info, request).await,
+        _ => action(core, context, kind, info, request).await,
+    }
+}
+
+/// Subresources that are posted to: `binding`, `eviction`, `token`.
+async fn action(
+    core: &Arc<Core>,
+    context: &Context,
+    kind: &'static Kind,
+    info: &RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let options = WriteOptions::of(&info.query, "CreateOptions")?;
+    let content = match codec::content_type(request.headers())? {
+        codec::ContentType::Json => api::decode::Content::Json,
+        codec::ContentType::Yaml => api::decode::Content::Yaml,
+    };
+    let bytes = read_body(request.into_body()).await?;
+    let (value, _) = api::decode::parse(&bytes, content).map_err(Status::bad_request)?;
+    let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
+    let given = object::name(&value);
+    if !given.is_empty() && given != name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        )));
+    }
+    let done = match info.subresource.as_str() {
+        "binding" => {
+            subresource::pod::bind(core, context, namespace, name, &value, &options).await?;
+            Status::success(None)
+        }
+        "eviction" => {
+            subresource::pod::evict(core, context, namespace, name, &value).await?;
+            Status::success(None)
+        }
+        "token" => subresource::token::create(core, context, namespace, name, value).await?,
+        _ => return Err(Status::method_not_supported(kind.group, kind.plural, info.verb)),
+    };
+    Ok(answer::json(StatusCode::CREATED, done.to_string()))
+}
+
+async fn scale(
+    core: &Arc<Core>,
+    context: &Context,
+    kind: &'static Kind,
+    info: &RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
+    if info.verb == "get" {
+        let object = core.get_value(kind, namespace, name).await?;
+        return Ok(answer::value(&subresource::scale::of(kind, &object)));
+    }
+    let operation = if info.verb == "patch" { "PatchOptions" } else { "UpdateOptions" };
+    let options = WriteOptions::of(&info.query, operation)?;
+    let headers = request.headers().clone();
+    let bytes = read_body(request.into_body()).await?;
+    let ty = kind.subresource("scale").and_then(api::facts::subresource_type).unwrap_or(kind.ty);
+    let scaled = if info.verb == "patch" {
+        let patch = Patch::read(&headers, &bytes)?;
+        let mut change = |current: &Value| {
+            let mut base = current.clone();
+            object::metadata(&mut base).remove("resourceVersion");
+            patch.apply(ty, kind, name, &base)
+        };
+        subresource::scale::update(core, context, kind, namespace, name, &mut change, &options).await?
+    } else {
+        let (value, _) = api::decode::parse(&bytes, api::decode::Content::Json).map_err(Status::bad_request)?;
+        if value["spec"].get("replicas").is_some_and(|r| !r.is_i64() && !r.is_null()) {
+            return Err(Status::bad_request(
+                "Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal into Go struct field ScaleSpec.spec.replicas of type int32",
+            ));
+        }
+        let mut change = |_: &Value| Ok(json!(value));
+        subresource::scale::update(core, context, kind, namespace, name, &mut change, &options).await?
+    };
+    Ok(answer::value(&scaled))
+}

@@ -1,0 +1,38 @@
+//! A watch over WebSocket: each change is one text message.
+
+use api::Status;
+use bytes::Bytes;
+use futures::SinkExt as _;
+use http::{Request, Response};
+use skiff_http::{Body, upgrade};
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+/// Accepts the upgrade and sends `lines` until they end or the client goes.
+///
+/// # Errors
+/// 400 without a key.
+pub fn serve_lines(request: &mut Request<Body>, mut lines: mpsc::Receiver<Bytes>) -> Result<Response<Body>, Status> {
+    let key = request.headers().get(http::header::SEC_WEBSOCKET_KEY);
+    let key = key.ok_or_else(|| Status::bad_request("missing Sec-WebSocket-Key"))?;
+    let head = Response::builder()
+        .header(http::header::CONNECTION, "Upgrade")
+        .header(http::header::UPGRADE, "websocket")
+        .header(http::header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()))
+        .body(())
+        .map_err(Status::internal)?;
+    Ok(upgrade::accept(request, head, |connection| async move {
+        let mut socket = WebSocketStream::from_raw_socket(connection, Role::Server, None).await;
+        while let Some(line) = lines.recv().await {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if socket.send(Message::text(text)).await.is_err() {
+                return;
+            }
+        }
+        // The client sees a clean end; if it is gone already, nothing is lost.
+        drop(socket.close(None).await);
+    }))
+}
