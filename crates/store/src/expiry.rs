@@ -89,7 +89,7 @@ pub(crate) trait Timed: Send + Sync + 'static {
     /// When lazy transactions must be written at the latest.
     fn flush_by(&self) -> Option<tokio::time::Instant>;
     /// Writes them.
-    fn flush(&self);
+    async fn flush(&self) -> Result<(), Error>;
 }
 
 /// Starts the task of `engine` once there is a tokio runtime to run it. Cheap when it already runs.
@@ -131,7 +131,7 @@ async fn expire_due<E: Timed>(engine: &E) -> Result<(), Error> {
         .flush_by()
         .is_some_and(|by| by <= tokio::time::Instant::now())
     {
-        engine.flush();
+        engine.flush().await?;
     }
     loop {
         let due = engine.deadlines().take_due(engine.now_ms());

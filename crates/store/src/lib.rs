@@ -3,6 +3,7 @@
 //! Keys are upstream's etcd keys (`/registry/pods/default/web`). Every successful [`Txn`] takes the next revision, which is
 //! global, monotonic and never reused. `DESIGN.md` beside this crate holds the on-disk format and its crash story.
 
+mod embedded;
 mod expiry;
 mod memory;
 mod state;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use embedded::{Embedded, Options, Spawn, Threads, Unsealed};
 pub use memory::Memory;
 pub use watch::Window;
 

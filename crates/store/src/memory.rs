@@ -97,7 +97,9 @@ impl Timed for Inner {
         None
     }
 
-    fn flush(&self) {}
+    async fn flush(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 #[async_trait::async_trait]
