@@ -1,0 +1,263 @@
+//! Namespaces, Leases, PriorityClasses, LimitRanges and ResourceQuotas.
+
+use api::{FieldError, Quantity, time};
+use serde_json::{Value, json};
+
+use crate::tree::{age, entries, immutable, int, items, name, object, set, set_default, text};
+use crate::{AGE, Errors, NAME, Names, Strategy, column};
+
+pub(crate) const NAMESPACE: Strategy = Strategy {
+    names: Names::Label,
+    status_metadata: true,
+    default: |o| {
+        // Selectors of namespaces rely on this label.
+        let name = o["metadata"]["name"].clone();
+        if let Some(labels) = object(o, "metadata").and_then(|m| object(m, "labels"))
+            && !text(&name).is_empty()
+        {
+            set(labels, "kubernetes.io/metadata.name", name);
+        }
+    },
+    create: |o| {
+        set(o, "status", json!({ "phase": "Active" }));
+        if let Some(spec) = object(o, "spec") {
+            let mut finalizers = items(&spec["finalizers"]).to_vec();
+            if !finalizers.iter().any(|f| f == "kubernetes") {
+                finalizers.push("kubernetes".into());
+            }
+            set(spec, "finalizers", finalizers);
+        }
+    },
+    update: |new, old| {
+        // Finalizers of a namespace change through `finalize` only.
+        if let Some(spec) = object(new, "spec") {
+            set(spec, "finalizers", old["spec"]["finalizers"].clone());
+        }
+    },
+    columns: &[
+        NAME,
+        column("Status", "string", "The status of the namespace"),
+        AGE,
+    ],
+    row: |o, now| vec![name(o), o["status"]["phase"].clone(), age(o, now)],
+    fields: |o, out| out.push(("status.phase", text(&o["status"]["phase"]).into())),
+    ..Strategy::BASE
+};
+
+pub(crate) const LEASE: Strategy = Strategy {
+    validate: |o, errors| {
+        let spec = &o["spec"];
+        for key in ["leaseDurationSeconds", "leaseTransitions"] {
+            let low = i64::from(key == "leaseDurationSeconds");
+            if spec[key].as_i64().is_some_and(|n| n < low) {
+                let detail = if low == 1 {
+                    "must be greater than 0"
+                } else {
+                    "must be greater than or equal to 0"
+                };
+                errors.push(FieldError::invalid(
+                    format!("spec.{key}"),
+                    &spec[key],
+                    detail,
+                ));
+            }
+        }
+        if spec["holderIdentity"] == "" {
+            errors.push(FieldError::invalid_str(
+                "spec.holderIdentity",
+                "",
+                "must not be empty",
+            ));
+        }
+    },
+    columns: &[
+        NAME,
+        column("Holder", "string", "The current holder of the lease."),
+        AGE,
+    ],
+    row: |o, now| {
+        vec![
+            name(o),
+            text(&o["spec"]["holderIdentity"]).into(),
+            age(o, now),
+        ]
+    },
+    ..Strategy::BASE
+};
+
+/// Priorities above this are for the system's own classes.
+const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
+
+pub(crate) const PRIORITY_CLASS: Strategy = Strategy {
+    generation: true,
+    default: |o| {
+        set_default(o, "preemptionPolicy", "PreemptLowerPriority");
+        set_default(o, "value", 0);
+    },
+    validate: |o, errors| {
+        let (name, value) = (text(&o["metadata"]["name"]), int(&o["value"]));
+        if name.starts_with("system-") {
+            let known = [
+                ("system-cluster-critical", 2_000_000_000),
+                ("system-node-critical", 2_000_001_000),
+            ];
+            if !known.contains(&(name, value)) {
+                let detail = "priority class names with 'system-' prefix are reserved for system use only. error: \
+                              invalid system priority class";
+                errors.push(FieldError::forbidden("metadata.name", detail));
+            }
+        } else if value > HIGHEST_USER_PRIORITY {
+            let detail = format!(
+                "maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"
+            );
+            errors.push(FieldError::forbidden("value", detail));
+        }
+        let allowed = ["Never", "PreemptLowerPriority"];
+        crate::tree::one_of(&o["preemptionPolicy"], "preemptionPolicy", &allowed, errors);
+    },
+    validate_update: |new, old, errors| {
+        if int(&new["value"]) != int(&old["value"]) {
+            errors.push(FieldError::forbidden(
+                "value",
+                "may not be changed in an update.",
+            ));
+        }
+        immutable(
+            &new["preemptionPolicy"],
+            &old["preemptionPolicy"],
+            "preemptionPolicy",
+            errors,
+        );
+    },
+    columns: &[
+        NAME,
+        column(
+            "Value",
+            "integer",
+            "The priority that Pods of this class get.",
+        ),
+        column(
+            "Global-Default",
+            "boolean",
+            "Whether Pods without a class get this one.",
+        ),
+        AGE,
+        column(
+            "PreemptionPolicy",
+            "string",
+            "Whether Pods of this class evict others.",
+        ),
+    ],
+    row: |o, now| {
+        let global = o["globalDefault"] == true;
+        vec![
+            name(o),
+            int(&o["value"]).into(),
+            global.into(),
+            age(o, now),
+            text(&o["preemptionPolicy"]).into(),
+        ]
+    },
+    ..Strategy::BASE
+};
+
+pub(crate) const LIMIT_RANGE: Strategy = Strategy {
+    default: |o| {
+        if let Some(spec) = o.get_mut("spec") {
+            crate::tree::each(spec, "limits", |limit| {
+                if limit["type"] != "Container" {
+                    return;
+                }
+                // A maximum is also the default limit; a default limit, or else the minimum, the default request.
+                fill(limit, "default", "max");
+                fill(limit, "defaultRequest", "default");
+                fill(limit, "defaultRequest", "min");
+            });
+        }
+    },
+    validate: |o, errors| {
+        for (i, limit) in items(&o["spec"]["limits"]).iter().enumerate() {
+            let path = format!("spec.limits[{i}]");
+            if text(&limit["type"]).is_empty() {
+                errors.push(FieldError::required(format!("{path}.type"), ""));
+            }
+            for (resource, low) in entries(&limit["min"]) {
+                let (low, high) = (quantity(low), quantity(&limit["max"][resource]));
+                if let (Some(low), Some(high)) = (low, high)
+                    && low > high
+                {
+                    let detail = format!("min value {low} is greater than max value {high}");
+                    errors.push(FieldError::invalid_str(
+                        format!("{path}.min[{resource}]"),
+                        &low.to_string(),
+                        detail,
+                    ));
+                }
+            }
+        }
+    },
+    ..Strategy::BASE
+};
+
+fn fill(limit: &mut Value, to: &str, from: &str) {
+    let source: Vec<(String, Value)> = entries(&limit[from])
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    if let (false, Some(target)) = (source.is_empty(), object(limit, to)) {
+        for (key, value) in source {
+            set_default(target, &key, value);
+        }
+    }
+}
+
+fn quantity(v: &Value) -> Option<Quantity> {
+    v.as_str()?.parse().ok()
+}
+
+pub(crate) const RESOURCE_QUOTA: Strategy = Strategy {
+    validate: |o, errors: &mut Errors| {
+        for (resource, amount) in entries(&o["spec"]["hard"]) {
+            if quantity(amount).is_some_and(|q| q.sign() < 0) {
+                let path = format!("spec.hard[{resource}]");
+                errors.push(FieldError::invalid(
+                    path,
+                    amount,
+                    "must be greater than or equal to 0",
+                ));
+            }
+        }
+    },
+    validate_update: |new, old, errors| {
+        immutable(
+            &new["spec"]["scopes"],
+            &old["spec"]["scopes"],
+            "spec.scopes",
+            errors,
+        )
+    },
+    columns: &[
+        NAME,
+        column("Request", "string", "What is requested, of what may be."),
+        column("Limit", "string", "What is used at most, of what may be."),
+        column("Age", "string", "Time since the object was created."),
+    ],
+    row: |o, now| {
+        let show = |limits: bool| {
+            let parts: Vec<String> = entries(&o["status"]["hard"])
+                .filter(|(k, _)| k.starts_with("limits") == limits)
+                .map(|(k, hard)| {
+                    let used = o["status"]["used"][k].as_str().unwrap_or("0");
+                    format!("{k}: {used}/{}", text(hard))
+                })
+                .collect();
+            Value::from(parts.join(", "))
+        };
+        vec![
+            name(o),
+            show(false),
+            show(true),
+            time::age(o["metadata"]["creationTimestamp"].as_str(), now).into(),
+        ]
+    },
+    ..Strategy::BASE
+};

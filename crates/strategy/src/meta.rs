@@ -1,0 +1,181 @@
+//! `ObjectMeta`, the same for every kind.
+
+use api::facts::Kind;
+use api::{FieldError, names};
+use serde_json::{Value, json};
+
+use crate::tree::{entries, invalid_all, items, labels, text};
+use crate::{Errors, Names};
+
+/// The bytes that all annotations of an object may take.
+const ANNOTATIONS_LIMIT: usize = 256 * 1024;
+
+pub(crate) fn validate(kind: &Kind, rule: Names, object: &Value, errors: &mut Errors) {
+    let meta = &object["metadata"];
+    let check = |name: &str| match rule {
+        Names::Subdomain => names::dns1123_subdomain(name),
+        Names::Label => names::dns1123_label(name),
+        Names::ServiceLabel => names::dns1035_label(name),
+        Names::PathSegment => names::path_segment(name),
+        Names::Unchecked => Vec::new(),
+    };
+    let generate = text(&meta["generateName"]);
+    if !generate.is_empty() {
+        // A trailing dash is fine: more follows it.
+        let stem = generate.strip_suffix('-').map(|s| format!("{s}a"));
+        invalid_all(
+            "metadata.generateName",
+            generate,
+            check(stem.as_deref().unwrap_or(generate)),
+            errors,
+        );
+    }
+    let name = text(&meta["name"]);
+    if name.is_empty() {
+        errors.push(FieldError::required(
+            "metadata.name",
+            "name or generateName is required",
+        ));
+    } else {
+        invalid_all("metadata.name", name, check(name), errors);
+    }
+    let namespace = text(&meta["namespace"]);
+    if kind.namespaced {
+        if namespace.is_empty() {
+            errors.push(FieldError::required("metadata.namespace", ""));
+        } else {
+            invalid_all(
+                "metadata.namespace",
+                namespace,
+                names::dns1123_label(namespace),
+                errors,
+            );
+        }
+    } else if !namespace.is_empty() {
+        errors.push(FieldError::forbidden(
+            "metadata.namespace",
+            "not allowed on this type",
+        ));
+    }
+    shared(meta, errors);
+}
+
+fn shared(meta: &Value, errors: &mut Errors) {
+    if meta["generation"].as_i64().is_some_and(|g| g < 0) {
+        let detail = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid(
+            "metadata.generation",
+            &meta["generation"],
+            detail,
+        ));
+    }
+    labels(&meta["labels"], "metadata.labels", errors);
+    let mut size = 0;
+    for (key, value) in entries(&meta["annotations"]) {
+        invalid_all(
+            "metadata.annotations",
+            key,
+            names::qualified_name(&key.to_lowercase()),
+            errors,
+        );
+        size += key.len() + text(value).len();
+    }
+    if size > ANNOTATIONS_LIMIT {
+        errors.push(FieldError::too_long(
+            "metadata.annotations",
+            ANNOTATIONS_LIMIT,
+        ));
+    }
+    let mut controllers: Vec<&Value> = Vec::new();
+    for owner in items(&meta["ownerReferences"]) {
+        let path = |key: &str| format!("metadata.ownerReferences.{key}");
+        if text(&owner["apiVersion"])
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .is_empty()
+        {
+            errors.push(FieldError::invalid_str(
+                path("apiVersion"),
+                text(&owner["apiVersion"]),
+                "version must not be empty",
+            ));
+        }
+        for key in ["kind", "name", "uid"] {
+            if text(&owner[key]).is_empty() {
+                errors.push(FieldError::invalid_str(path(key), "", "must not be empty"));
+            }
+        }
+        if owner["controller"] == true {
+            controllers.push(owner);
+        }
+    }
+    if let [first, second, ..] = controllers[..] {
+        let who = |o: &Value| format!("{}/{}", text(&o["kind"]), text(&o["name"]));
+        let detail = format!(
+            "Only one reference can have Controller set to true. Found \"true\" in references for {} and {}",
+            who(first),
+            who(second)
+        );
+        errors.push(FieldError::invalid(
+            "metadata.ownerReferences",
+            &meta["ownerReferences"],
+            detail,
+        ));
+    }
+    for finalizer in items(&meta["finalizers"]) {
+        let name = text(finalizer);
+        invalid_all(
+            "metadata.finalizers",
+            name,
+            names::qualified_name(name),
+            errors,
+        );
+        if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid_str("metadata.finalizers", name, detail));
+        }
+    }
+}
+
+pub(crate) fn validate_update(
+    kind: &Kind,
+    rule: Names,
+    new: &Value,
+    old: &Value,
+    errors: &mut Errors,
+) {
+    let _ = (kind, rule);
+    let (a, b) = (&new["metadata"], &old["metadata"]);
+    for key in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
+        if a[key] != b[key] {
+            errors.push(FieldError::invalid(
+                format!("metadata.{key}"),
+                &a[key],
+                "field is immutable",
+            ));
+        }
+    }
+    if b["deletionTimestamp"].is_string() {
+        let had = items(&b["finalizers"]);
+        let added: Vec<&Value> = items(&a["finalizers"])
+            .iter()
+            .filter(|f| !had.contains(f))
+            .collect();
+        if !added.is_empty() {
+            let detail = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers {}",
+                json!(added)
+            );
+            errors.push(FieldError::forbidden("metadata.finalizers", detail));
+        }
+    }
+    shared(a, errors);
+}

@@ -1,0 +1,272 @@
+use api::facts;
+use serde_json::json;
+
+use super::*;
+
+fn kind(name: &str) -> &'static Kind {
+    facts::KINDS
+        .iter()
+        .find(|k| k.kind == name && k.group != "events.k8s.io")
+        .unwrap()
+}
+
+fn made(kind: &Kind, mut object: Value) -> Value {
+    let found = api::decode::conform(kind.ty, &mut object);
+    assert_eq!((found.unknown, found.errors), (vec![], vec![]));
+    default(kind, &mut object);
+    prepare_create(kind, &mut object);
+    object
+}
+
+fn wrong(kind: &Kind, object: &Value) -> Vec<String> {
+    validate_create(kind, object)
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn pod() -> Value {
+    json!({"metadata": {"name": "a", "namespace": "default"}, "spec": {"containers": [{"name": "c", "image": "nginx"}]}})
+}
+
+#[test]
+fn a_pod_gets_its_defaults() {
+    let pod = made(kind("Pod"), pod());
+    assert!(
+        wrong(kind("Pod"), &pod).is_empty(),
+        "{:?}",
+        wrong(kind("Pod"), &pod)
+    );
+    assert_eq!(pod["spec"]["containers"][0]["imagePullPolicy"], "Always");
+    assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 30);
+    assert_eq!(
+        pod["status"],
+        json!({"phase": "Pending", "qosClass": "BestEffort"})
+    );
+    assert_eq!(pod["metadata"]["generation"], 1);
+}
+
+#[test]
+fn a_bad_pod_is_told_everything() {
+    let pod = made(
+        kind("Pod"),
+        json!({"metadata": {"name": "A_b", "namespace": "default"}, "spec": {
+            "restartPolicy": "Sometimes",
+            "containers": [
+                {"name": "c", "ports": [{"containerPort": 70000}], "volumeMounts": [{"name": "x", "mountPath": "/x"}],
+                 "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}},
+                {"name": "c", "image": "i"},
+            ],
+        }}),
+    );
+    let found = wrong(kind("Pod"), &pod);
+    for want in [
+        "spec.containers[0].image: Required value",
+        "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+        "spec.containers[0].volumeMounts[0].name: Not found: \"x\"",
+        "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+        "spec.containers[1].name: Duplicate value: \"c\"",
+        "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+    ] {
+        assert!(found.iter().any(|f| f == want), "{want}\nnot in {found:#?}");
+    }
+    assert!(
+        found[0]
+            .starts_with("metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain")
+    );
+}
+
+#[test]
+fn a_pod_may_change_its_image_only() {
+    let k = kind("Pod");
+    let old = made(k, pod());
+    let mut new = old.clone();
+    new["spec"]["containers"][0]["image"] = "nginx:2".into();
+    prepare_update(k, &mut new, &old, None);
+    assert!(validate_update(k, &new, &old, None).is_empty());
+    assert_eq!(new["metadata"]["generation"], 2);
+    new["spec"]["hostname"] = "x".into();
+    let found = validate_update(k, &new, &old, None);
+    assert!(
+        found[0]
+            .to_string()
+            .starts_with("spec: Forbidden: pod updates may not change fields other than")
+    );
+}
+
+#[test]
+fn status_and_spec_are_apart() {
+    let k = kind("Pod");
+    let old = made(k, pod());
+    let mut new = old.clone();
+    new["spec"]["nodeName"] = "n".into();
+    new["status"]["phase"] = "Running".into();
+    let (mut main, mut status) = (new.clone(), new);
+    prepare_update(k, &mut main, &old, None);
+    assert_eq!(main["status"], old["status"]);
+    prepare_update(k, &mut status, &old, Some("status"));
+    assert_eq!(
+        (&status["spec"], &status["status"]["phase"]),
+        (&old["spec"], &json!("Running"))
+    );
+    assert_eq!(status["metadata"]["generation"], 1);
+}
+
+fn deployment() -> Value {
+    json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {
+        "selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "nginx:1"}]}},
+    }})
+}
+
+#[test]
+fn deployments() {
+    let k = kind("Deployment");
+    let good = made(k, deployment());
+    assert!(wrong(k, &good).is_empty(), "{:?}", wrong(k, &good));
+    assert_eq!(
+        good["spec"]["strategy"]["rollingUpdate"],
+        json!({"maxSurge": "25%", "maxUnavailable": "25%"})
+    );
+    assert_eq!(
+        good["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"],
+        "IfNotPresent"
+    );
+    let mut bad = deployment();
+    bad["spec"]["selector"]["matchLabels"]["app"] = "x".into();
+    bad["spec"]["replicas"] = json!(-1);
+    assert_eq!(
+        wrong(k, &made(k, bad)),
+        [
+            "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+            "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`",
+        ]
+    );
+    let mut new = good.clone();
+    new["spec"]["selector"]["matchLabels"]["app"] = "y".into();
+    assert!(
+        validate_update(k, &new, &good, None)
+            .iter()
+            .any(|e| e.to_string().ends_with("field is immutable"))
+    );
+}
+
+#[test]
+fn services() {
+    let k = kind("Service");
+    let good = made(
+        k,
+        json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {"ports": [{"port": 80}]}}),
+    );
+    assert!(wrong(k, &good).is_empty(), "{:?}", wrong(k, &good));
+    assert_eq!(
+        good["spec"]["ports"][0],
+        json!({"port": 80, "protocol": "TCP", "targetPort": 80})
+    );
+    let bad = made(
+        k,
+        json!({"metadata": {"name": "1web", "namespace": "default"}, "spec": {"type": "X"}}),
+    );
+    assert_eq!(wrong(k, &bad).len(), 3, "{:?}", wrong(k, &bad));
+}
+
+#[test]
+fn every_kind_has_as_many_cells_as_columns_and_survives_anything() {
+    let now = Timestamp::constant(1_767_225_600, 0);
+    for kind in facts::KINDS {
+        assert_eq!(
+            columns(kind).len(),
+            row(kind, &json!({}), now).len(),
+            "{}",
+            kind.kind
+        );
+        for object in [
+            json!(null),
+            json!([]),
+            json!({}),
+            json!({"metadata": [], "spec": 1, "status": "x"}),
+            json!({"spec": {"template": 1, "containers": {}, "ports": [1, null], "volumes": [[], "x"]}}),
+            json!({"spec": {"template": {"spec": {"containers": [1, {"env": [1], "ports": [null]}]}}, "strategy": []}}),
+        ] {
+            let mut one = object.clone();
+            default(kind, &mut one);
+            prepare_create(kind, &mut one);
+            let _ = validate_create(kind, &one);
+            let _ = validate_update(kind, &one, &object, None);
+            prepare_update(kind, &mut one, &object, Some("status"));
+            prepare_update(kind, &mut one, &object, None);
+            let _ = (
+                row(kind, &one, now),
+                index_fields(kind, &one),
+                scale_of(kind, &one),
+            );
+        }
+    }
+}
+
+#[test]
+fn pod_rows() {
+    let now = api::time::parse("2026-01-01T01:00:00Z").unwrap();
+    let mut pod = made(kind("Pod"), pod());
+    pod["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
+    let cells = |p: &Value| {
+        row(kind("Pod"), p, now)[..5]
+            .iter()
+            .map(text)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(cells(&pod), "a 0/1 Pending 0 60m");
+    pod["status"]["containerStatuses"] = json!([{"name": "c", "restartCount": 2, "ready": false, "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"finishedAt": "2026-01-01T00:59:30Z"}}}]);
+    assert_eq!(cells(&pod), "a 0/1 CrashLoopBackOff 2 (30s ago) 60m");
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:59:30Z".into();
+    assert_eq!(cells(&pod), "a 0/1 Terminating 2 (30s ago) 60m");
+}
+
+#[test]
+fn small_kinds() {
+    let secret = made(
+        kind("Secret"),
+        json!({"metadata": {"name": "s", "namespace": "d"}, "stringData": {"a": "b"}}),
+    );
+    assert_eq!(
+        (&secret["type"], &secret["data"]["a"]),
+        (&json!("Opaque"), &json!("Yg=="))
+    );
+    let namespace = made(kind("Namespace"), json!({"metadata": {"name": "n"}}));
+    assert_eq!(namespace["spec"]["finalizers"], json!(["kubernetes"]));
+    assert_eq!(
+        namespace["metadata"]["labels"]["kubernetes.io/metadata.name"],
+        "n"
+    );
+    let role = made(
+        kind("Role"),
+        json!({"metadata": {"name": "system:x", "namespace": "d"}, "rules": [{"verbs": []}]}),
+    );
+    assert_eq!(wrong(kind("Role"), &role).len(), 3);
+    let review = made(kind("SelfSubjectAccessReview"), json!({"spec": {}}));
+    assert_eq!(wrong(kind("SelfSubjectAccessReview"), &review).len(), 1);
+}
+
+#[test]
+fn bootstrap_objects_are_valid() {
+    for (kind_name, objects) in [
+        ("ClusterRole", rbac_bootstrap::cluster_roles()),
+        ("ClusterRole", rbac_bootstrap::controller_roles()),
+        (
+            "ClusterRoleBinding",
+            rbac_bootstrap::cluster_role_bindings(),
+        ),
+        ("Role", rbac_bootstrap::roles()),
+        ("RoleBinding", rbac_bootstrap::role_bindings()),
+    ] {
+        for object in objects {
+            let object = made(kind(kind_name), object);
+            assert!(
+                wrong(kind(kind_name), &object).is_empty(),
+                "{object} {:?}",
+                wrong(kind(kind_name), &object)
+            );
+        }
+    }
+}
