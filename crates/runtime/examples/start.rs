@@ -31,7 +31,7 @@ async fn main() -> Result<()> {
         .await?;
     for quiet in [Duration::ZERO, Duration::from_secs(1)] {
         println!(
-            "{quiet:?} between Pods: sandbox, create, start, exec, exec, stop, remove (ms); shim PSS, private (kB)"
+            "{quiet:?} between Pods: sandbox, create, start, exec, exec, (50), stop, remove (ms); shim PSS, private (kB)"
         );
         for _ in 0..6 {
             tokio::time::sleep(quiet).await;
@@ -64,6 +64,8 @@ async fn main() -> Result<()> {
                 .await?
                 .shim_pid
                 .unwrap_or(0);
+            // Let it become idle again.
+            tokio::time::sleep(Duration::from_millis(50)).await;
             let rollup =
                 std::fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).unwrap_or_default();
             let field = |name: &str| {

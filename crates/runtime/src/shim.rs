@@ -117,12 +117,8 @@ fn launch(dir: &Path) -> Said<()> {
     let listener = said(sys::listen(&dir.join("shim.sock")), || "listening".into())?;
 
     // The binary, seen through a read-only mount that is nowhere attached: /proc/PID/exe of a child leads to that.
-    let exe = said(fs::read_link("/proc/self/exe"), || {
-        "finding the binary".into()
-    })?;
-    let tree = said(sys::open_tree(&exe, false), || {
-        format!("opening {}", exe.display())
-    })?;
+    let exe = Path::new("/proc/self/exe");
+    let tree = said(sys::open_tree(exe, false), || "opening the binary".into())?;
     said(
         sys::mount_setattr(&tree, sys::MOUNT_ATTR_RDONLY, 0, false),
         || "sealing the binary".into(),
