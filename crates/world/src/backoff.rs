@@ -14,14 +14,21 @@ impl Backoff {
     /// Starts at `base`, never waits longer than `cap`.
     #[must_use]
     pub const fn new(base: Duration, cap: Duration) -> Self {
-        Self { base, cap, failures: 0 }
+        Self {
+            base,
+            cap,
+            failures: 0,
+        }
     }
 
     /// The delay before the next try; each call counts one more failure.
     pub fn next_delay(&mut self) -> Duration {
         let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
         self.failures = self.failures.saturating_add(1);
-        self.base.checked_mul(factor).unwrap_or(self.cap).min(self.cap)
+        self.base
+            .checked_mul(factor)
+            .unwrap_or(self.cap)
+            .min(self.cap)
     }
 
     /// How often it failed since the last [`Self::reset`].

@@ -13,7 +13,10 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "this is the one place that asks the system")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the one place that asks the system"
+    )]
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }
@@ -30,13 +33,17 @@ impl TokioClock {
     /// A clock that shows `base` now.
     #[must_use]
     pub fn starting_at(base: Timestamp) -> Self {
-        Self { base, start: tokio::time::Instant::now() }
+        Self {
+            base,
+            start: tokio::time::Instant::now(),
+        }
     }
 }
 
 impl Clock for TokioClock {
     fn now(&self) -> Timestamp {
-        let elapsed = SignedDuration::try_from(self.start.elapsed()).unwrap_or(SignedDuration::ZERO);
+        let elapsed =
+            SignedDuration::try_from(self.start.elapsed()).unwrap_or(SignedDuration::ZERO);
         self.base.checked_add(elapsed).unwrap_or(Timestamp::MAX)
     }
 }

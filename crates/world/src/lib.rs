@@ -29,7 +29,11 @@ impl World {
     /// The real machine: system time, operating system entropy.
     #[must_use]
     pub fn real() -> Self {
-        Self { clock: Arc::new(SystemClock), rng: Arc::new(Rng::from_entropy()), metrics: Arc::default() }
+        Self {
+            clock: Arc::new(SystemClock),
+            rng: Arc::new(Rng::from_entropy()),
+            metrics: Arc::default(),
+        }
     }
 
     /// A world that repeats: time starts at 2026-01-01T00:00:00Z and follows tokio's (pausable) clock, randomness comes
@@ -37,7 +41,10 @@ impl World {
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self {
-            clock: Arc::new(clock::TokioClock::starting_at(jiff::Timestamp::constant(1_767_225_600, 0))),
+            clock: Arc::new(clock::TokioClock::starting_at(jiff::Timestamp::constant(
+                1_767_225_600,
+                0,
+            ))),
             rng: Arc::new(Rng::from_seed(seed)),
             metrics: Arc::default(),
         }

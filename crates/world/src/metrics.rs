@@ -79,10 +79,23 @@ impl Metrics {
         }
     }
 
-    fn series(&self, name: &'static str, help: &'static str, labels: &str, make: impl FnOnce() -> Metric) -> Metric {
+    fn series(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &str,
+        make: impl FnOnce() -> Metric,
+    ) -> Metric {
         let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let family = families.entry(name).or_insert_with(|| Family { help, series: BTreeMap::new() });
-        family.series.entry(labels.to_owned()).or_insert_with(make).clone()
+        let family = families.entry(name).or_insert_with(|| Family {
+            help,
+            series: BTreeMap::new(),
+        });
+        family
+            .series
+            .entry(labels.to_owned())
+            .or_insert_with(make)
+            .clone()
     }
 
     /// Everything in Prometheus' text exposition format.
@@ -101,7 +114,11 @@ impl Metrics {
                     Metric::Counter(c) => c.get().to_string(),
                     Metric::Gauge(g) => g.get().to_string(),
                 };
-                let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+                let braces = if labels.is_empty() {
+                    String::new()
+                } else {
+                    format!("{{{labels}}}")
+                };
                 let _ = writeln!(out, "{name}{braces} {value}");
             }
         }
@@ -116,8 +133,14 @@ mod tests {
     #[test]
     fn the_same_name_and_labels_are_the_same_series() {
         let m = Metrics::default();
-        m.counter("skiff_test_total", "A test.", "verb=\"get\"").inc();
-        m.counter("skiff_test_total", "A test.", "verb=\"get\"").add(2);
-        assert!(m.render().contains("skiff_test_total{verb=\"get\"} 3\n"), "{}", m.render());
+        m.counter("skiff_test_total", "A test.", "verb=\"get\"")
+            .inc();
+        m.counter("skiff_test_total", "A test.", "verb=\"get\"")
+            .add(2);
+        assert!(
+            m.render().contains("skiff_test_total{verb=\"get\"} 3\n"),
+            "{}",
+            m.render()
+        );
     }
 }

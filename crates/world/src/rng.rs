@@ -29,7 +29,11 @@ impl Rng {
     /// A number in `0..bound`; 0 when `bound` is 0.
     #[must_use]
     pub fn below(&self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { self.with(|r| r.u64(0..bound)) }
+        if bound == 0 {
+            0
+        } else {
+            self.with(|r| r.u64(0..bound))
+        }
     }
 
     /// A number in `0.0..1.0`.
@@ -45,13 +49,24 @@ impl Rng {
         b[6] = (b[6] & 0x0f) | 0x40;
         b[8] = (b[8] & 0x3f) | 0x80;
         let hex: String = b.iter().map(|x| format!("{x:02x}")).collect();
-        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+        format!(
+            "{}-{}-{}-{}-{}",
+            &hex[..8],
+            &hex[8..12],
+            &hex[12..16],
+            &hex[16..20],
+            &hex[20..]
+        )
     }
 
     /// A suffix of `len` characters as upstream appends to `generateName`.
     #[must_use]
     pub fn suffix(&self, len: usize) -> String {
-        self.with(|r| (0..len).map(|_| char::from(SUFFIX_ALPHABET[r.usize(0..SUFFIX_ALPHABET.len())])).collect())
+        self.with(|r| {
+            (0..len)
+                .map(|_| char::from(SUFFIX_ALPHABET[r.usize(0..SUFFIX_ALPHABET.len())]))
+                .collect()
+        })
     }
 }
 
@@ -64,6 +79,10 @@ mod tests {
         let (a, b) = (Rng::from_seed(7), Rng::from_seed(7));
         assert_eq!(a.uuid(), b.uuid());
         assert_eq!(a.suffix(5), b.suffix(5));
-        assert_eq!(a.uuid().as_bytes()[14], b'4', "uuids say they are version 4");
+        assert_eq!(
+            a.uuid().as_bytes()[14],
+            b'4',
+            "uuids say they are version 4"
+        );
     }
 }
