@@ -35,8 +35,6 @@ pub(crate) enum Op {
     Socket = 8,
     /// Kills everything in the sandbox, then ends.
     Shutdown = 9,
-    /// id. Forgets an exited container.
-    Forget = 10,
 }
 
 impl Op {
@@ -51,7 +49,6 @@ impl Op {
             7 => Self::KillExec,
             8 => Self::Socket,
             9 => Self::Shutdown,
-            10 => Self::Forget,
             _ => return None,
         })
     }

@@ -517,7 +517,6 @@ impl Shim {
                 }
             }
             Op::Shutdown => self.shutdown(conn),
-            Op::Forget => self.reply(conn, Reply::Ok, &[], &[]),
         }
     }
 

@@ -594,6 +594,7 @@ async fn a_lost_shim_takes_its_containers_along() {
         .unwrap()
         .shim_pid
         .unwrap();
+    let binary = fs::File::open(format!("/proc/{shim}/exe")).unwrap();
     // SAFETY: takes numbers only; our own shim.
     unsafe { libc::kill(shim, libc::SIGKILL) };
     let status = n.exited(&c).await;
@@ -601,6 +602,17 @@ async fn a_lost_shim_takes_its_containers_along() {
     assert_eq!(
         n.runtime.pod_sandbox_status(&s).await.unwrap().state,
         SandboxState::NotReady
+    );
+    // What a container could reach through /proc of a process that enters it: never writable, also when nothing runs it.
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&binary));
+    let error = fs::OpenOptions::new()
+        .append(true)
+        .open(path)
+        .unwrap_err()
+        .raw_os_error();
+    assert!(
+        matches!(error, Some(libc::EROFS | libc::ETXTBSY)),
+        "{error:?}"
     );
     n.end().await;
 }
