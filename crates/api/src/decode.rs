@@ -53,7 +53,17 @@ fn yaml(body: &[u8], state: &mut State) -> Result<Value, String> {
     state.duplicates.clear();
     let text = std::str::from_utf8(body)
         .map_err(|_| "error converting YAML to JSON: yaml: invalid UTF-8".to_owned())?;
-    serde_saphyr::from_str::<Value>(text).map_err(|e| {
+    // As Go's library reads YAML: duplicate keys are the visitor's matter, `0644` is octal. Aliases are bounded by its own
+    // limits.
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    };
+    serde_saphyr::with_deserializer_from_str_with_options(text, options, |reader| {
+        Seed(state).deserialize(reader)
+    })
+    .map_err(|e| {
         let text = e.to_string();
         format!(
             "error converting YAML to JSON: yaml: {}",
@@ -559,6 +569,19 @@ mod tests {
             parse(b"a: 1\nb: {c: [x]}", Content::Yaml).unwrap().0,
             json!({"a": 1, "b": {"c": ["x"]}})
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60), text in "[a-c:{}\\[\\] \n&*\"',0-9.-]{0,60}") {
+            for content in [Content::Json, Content::Yaml] {
+                for bytes in [&body[..], text.as_bytes()] {
+                    if let Ok((mut value, _)) = parse(bytes, content) {
+                        conform(ty("pods"), &mut value);
+                    }
+                }
+            }
+        }
     }
 
     #[test]

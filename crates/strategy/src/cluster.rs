@@ -3,7 +3,9 @@
 use api::{FieldError, Quantity, time};
 use serde_json::{Value, json};
 
-use crate::tree::{age, entries, immutable, int, items, name, object, set, set_default, text};
+use crate::tree::{
+    age, entries, immutable, int, items, name, object, remove, set, set_default, text,
+};
 use crate::{AGE, Errors, NAME, Names, Strategy, column};
 
 pub(crate) const NAMESPACE: Strategy = Strategy {
@@ -31,7 +33,10 @@ pub(crate) const NAMESPACE: Strategy = Strategy {
     update: |new, old| {
         // Finalizers of a namespace change through `finalize` only.
         if let Some(spec) = object(new, "spec") {
-            set(spec, "finalizers", old["spec"]["finalizers"].clone());
+            match old["spec"].get("finalizers") {
+                Some(finalizers) => set(spec, "finalizers", finalizers.clone()),
+                None => remove(spec, "finalizers"),
+            }
         }
     },
     columns: &[

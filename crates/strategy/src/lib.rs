@@ -278,6 +278,26 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, sub: Option<&st
                 }
             }
         }
+        // Ends a namespace: nothing but its finalizers changes.
+        Some("finalize") => {
+            let finalizers = map
+                .get("spec")
+                .map(|s| s["finalizers"].clone())
+                .unwrap_or_default();
+            keep(map, "spec");
+            keep(map, "status");
+            if let Some(spec) = map.get_mut("spec") {
+                tree::set(
+                    spec,
+                    "finalizers",
+                    if finalizers.is_null() {
+                        Value::Array(Vec::new())
+                    } else {
+                        finalizers
+                    },
+                );
+            }
+        }
         _ => {
             if has_status(kind) {
                 keep(map, "status");
@@ -331,6 +351,7 @@ pub fn validate_update(
     meta::validate_update(kind, strategy.names, new, old, &mut errors);
     match sub {
         Some("status") => (strategy.validate_status)(new, old, &mut errors),
+        Some("finalize") => {}
         _ => {
             (strategy.validate)(new, &mut errors);
             (strategy.validate_update)(new, old, &mut errors);

@@ -61,6 +61,12 @@ fn keep_allocated(new: &mut Value, old: &Value) {
         return;
     };
     if spec["type"] == "ExternalName" {
+        // A former type's addresses are given back.
+        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if spec[key] == old[key] {
+                crate::tree::remove(spec, key);
+            }
+        }
         return;
     }
     for key in [

@@ -270,3 +270,52 @@ fn bootstrap_objects_are_valid() {
         }
     }
 }
+
+#[test]
+fn a_namespace_ends_through_finalize_only() {
+    let k = kind("Namespace");
+    let old = made(k, json!({"metadata": {"name": "n"}}));
+    let mut new = old.clone();
+    new["spec"] = json!({});
+    let mut main = new.clone();
+    prepare_update(k, &mut main, &old, None);
+    assert_eq!(main["spec"]["finalizers"], json!(["kubernetes"]));
+    prepare_update(k, &mut new, &old, Some("finalize"));
+    assert_eq!(new["spec"]["finalizers"], json!([]));
+}
+
+#[test]
+fn allocated_addresses_stay() {
+    let k = kind("Service");
+    let sent = json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+    let mut old = made(k, sent.clone());
+    old["spec"]["clusterIP"] = "10.43.0.5".into();
+    old["spec"]["clusterIPs"] = json!(["10.43.0.5"]);
+    old["spec"]["ports"][0]["nodePort"] = json!(30080);
+    let update = |edit: &dyn Fn(&mut Value)| {
+        let mut new = sent.clone();
+        edit(&mut new);
+        default(k, &mut new);
+        prepare_update(k, &mut new, &old, None);
+        (
+            validate_update(k, &new, &old, None)
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+            new,
+        )
+    };
+    let (errors, new) = update(&|_| {});
+    assert_eq!((errors, &new["spec"]), (vec![], &old["spec"]));
+    let (errors, new) = update(&|s| s["spec"]["type"] = "ClusterIP".into());
+    assert_eq!(errors, Vec::<String>::new());
+    assert!(new["spec"]["ports"][0].get("nodePort").is_none());
+    let (errors, _) = update(&|s| s["spec"]["clusterIP"] = "10.43.0.9".into());
+    assert_eq!(
+        errors,
+        ["spec.clusterIPs[0]: Invalid value: [\"10.43.0.9\"]: may not change once set"]
+    );
+    let (errors, new) =
+        update(&|s| s["spec"] = json!({"type": "ExternalName", "externalName": "a.b"}));
+    assert_eq!((errors, new["spec"].get("clusterIP")), (vec![], None));
+}
