@@ -255,6 +255,8 @@ pub fn strict_error(unknown: &[String], duplicates: &[String]) -> Option<String>
 pub fn conform(ty: TypeId, object: &mut Value) -> Conformed {
     let mut walk = Walk {
         path: String::new(),
+        fields: Vec::new(),
+        owner: "",
         out: Conformed::default(),
     };
     walk.value(Ty::Struct(ty), object);
@@ -263,6 +265,10 @@ pub fn conform(ty: TypeId, object: &mut Value) -> Conformed {
 
 struct Walk {
     path: String,
+    /// The names of the fields on the way, without indices and map keys, as Go's type errors name a place.
+    fields: Vec<&'static str>,
+    /// The struct that the last of `fields` belongs to.
+    owner: &'static str,
     out: Conformed,
 }
 
@@ -281,12 +287,12 @@ impl Walk {
             Value::Number(n) if want.starts_with("int") => format!("number {n}"),
             _ => found.to_owned(),
         };
-        let text = if self.path.is_empty() {
+        let text = if self.fields.is_empty() {
             format!("json: cannot unmarshal {found} into Go value of type {want}")
         } else {
+            let (owner, fields) = (self.owner, self.fields.join("."));
             format!(
-                "json: cannot unmarshal {found} into Go struct field {} of type {want}",
-                self.path
+                "json: cannot unmarshal {found} into Go struct field {owner}.{fields} of type {want}"
             )
         };
         self.out.errors.push(text);
@@ -387,7 +393,11 @@ impl Walk {
                 self.path.push('.');
             }
             self.path.push_str(key);
+            self.fields.push(field.name);
+            let owner = std::mem::replace(&mut self.owner, ty.name);
             self.value(field.ty, one);
+            self.owner = owner;
+            self.fields.pop();
             self.path.truncate(length);
             // A time that was written as "" is the zero time, which is left out.
             !(one.is_null() && matches!(field.ty, Ty::Time | Ty::MicroTime))
@@ -610,7 +620,15 @@ mod tests {
         let found = conform(ty("deployments"), &mut d);
         assert_eq!(
             found.type_error("Deployment", "apps/v1").unwrap(),
-            r#"Deployment in version "v1" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct field spec.replicas of type int32"#
+            r#"Deployment in version "v1" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"#
+        );
+        let mut pod = json!({"metadata": {"labels": {"a": 1}}, "spec": {"containers": [{"env": [{"name": "x", "value": true}]}]}});
+        assert_eq!(
+            conform(ty("pods"), &mut pod).errors,
+            [
+                "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
+                "json: cannot unmarshal bool into Go struct field EnvVar.spec.containers.env.value of type string",
+            ]
         );
         let mut secret = json!({"data": {"a": "%%"}});
         assert_eq!(
