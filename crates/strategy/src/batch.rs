@@ -48,18 +48,12 @@ fn validate_job_spec(spec: &Value, path: &str, errors: &mut Errors) {
     pod_spec::validate(&spec["template"]["spec"], &template, errors);
     let restart = &spec["template"]["spec"]["restartPolicy"];
     if !matches!(text(restart), "OnFailure" | "Never") {
-        let path = format!("{template}.restartPolicy");
-        if *restart == "Always" {
-            let mut error = FieldError::required(path, "valid values: \"OnFailure\", \"Never\"");
-            error.kind = api::ErrorKind::Required;
-            errors.push(error);
-        } else {
-            errors.push(FieldError::not_supported(
-                path,
-                restart,
-                &["Never", "OnFailure"],
-            ));
-        }
+        // Also for a wrong value, as upstream.
+        let detail = "valid values: \"OnFailure\", \"Never\"";
+        errors.push(FieldError::required(
+            format!("{template}.restartPolicy"),
+            detail,
+        ));
     }
     one_of(
         &spec["completionMode"],

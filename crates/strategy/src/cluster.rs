@@ -67,13 +67,6 @@ pub(crate) const LEASE: Strategy = Strategy {
                 ));
             }
         }
-        if spec["holderIdentity"] == "" {
-            errors.push(FieldError::invalid_str(
-                "spec.holderIdentity",
-                "",
-                "must not be empty",
-            ));
-        }
     },
     columns: &[
         NAME,

@@ -4,42 +4,93 @@ use api::{FieldError, time};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::tree::{int, name, object, text};
-use crate::{Column, Fields, NAME, Strategy, column, wide};
+use crate::tree::{int, invalid_all, name, object, text};
+use crate::{Column, Errors, Fields, NAME, Names, Strategy, column, wide};
 
-fn validate(o: &Value, errors: &mut crate::Errors) {
+fn validate(o: &Value, errors: &mut Errors) {
     // `regarding` is what events.k8s.io calls the involved object.
-    let involved = if o["involvedObject"].is_object() {
-        &o["involvedObject"]
-    } else {
+    let new_form = o["regarding"].is_object();
+    let involved = if new_form {
         &o["regarding"]
+    } else {
+        &o["involvedObject"]
     };
     let (about, own) = (
         text(&involved["namespace"]),
         text(&o["metadata"]["namespace"]),
     );
-    if about.is_empty() {
-        if own != "default" && !own.is_empty() && own != "kube-system" {
-            let detail = "does not match event.namespace";
-            errors.push(FieldError::invalid_str(
-                "involvedObject.namespace",
-                about,
-                detail,
-            ));
-        }
-    } else if about != own {
+    let timed = o["eventTime"].is_string();
+    let mismatch = match about {
+        "" => !(own == "default" || own.is_empty() || (timed && own == "kube-system")),
+        about => !timed && about != own,
+    };
+    if mismatch {
+        let detail = "does not match event.namespace";
         errors.push(FieldError::invalid_str(
             "involvedObject.namespace",
             about,
-            "does not match event.namespace",
+            detail,
         ));
     }
+    if timed {
+        let controller = match text(&o["reportingController"]) {
+            "" => text(&o["reportingComponent"]),
+            controller => controller,
+        };
+        if controller.is_empty() {
+            errors.push(FieldError::required("reportingController", ""));
+        }
+        invalid_all(
+            "reportingController",
+            controller,
+            api::names::qualified_name(controller),
+            errors,
+        );
+        for key in ["reportingInstance", "action", "reason"] {
+            let value = text(&o[key]);
+            if value.is_empty() {
+                errors.push(FieldError::required(key, ""));
+            } else if value.len() > 128 {
+                errors.push(FieldError::invalid_str(
+                    key,
+                    "",
+                    "can have at most 128 characters",
+                ));
+            }
+        }
+        let message = if new_form {
+            text(&o["note"])
+        } else {
+            text(&o["message"])
+        };
+        if message.len() > 1024 {
+            errors.push(FieldError::invalid_str(
+                "message",
+                "",
+                "can have at most 1024 characters",
+            ));
+        }
+    }
+    if !new_form {
+        return;
+    }
+    // What events.k8s.io asks for beyond the core group.
+    if !timed {
+        errors.push(FieldError::required("eventTime", ""));
+    }
     let kind = text(&o["type"]);
-    if o["regarding"].is_object() && !matches!(kind, "Normal" | "Warning") {
+    if !matches!(kind, "Normal" | "Warning") {
         errors.push(FieldError::invalid_str(
             "type",
-            kind,
+            "",
             format!("has invalid value: {kind}"),
+        ));
+    }
+    if o["series"].is_object() && int(&o["series"]["count"]) < 2 {
+        errors.push(FieldError::invalid_str(
+            "series.count",
+            "",
+            "should be at least 2",
         ));
     }
 }
@@ -152,6 +203,8 @@ fn row(o: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 pub(crate) const STRATEGY: Strategy = Strategy {
+    // Upstream does not look at the names of core Events, and they are made from those of any object.
+    names: Names::PathSegment,
     default: |o| {
         // Both are always written, empty or not.
         if o["regarding"].is_null() {

@@ -226,10 +226,10 @@ pub(crate) fn validate(spec: &Value, path: &str, errors: &mut Errors) {
     required_one_of(
         &spec["restartPolicy"],
         &at("restartPolicy"),
-        &["Always", "Never", "OnFailure"],
+        &["Always", "OnFailure", "Never"],
         errors,
     );
-    let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+    let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
     required_one_of(&spec["dnsPolicy"], &at("dnsPolicy"), &policies, errors);
     if spec["dnsPolicy"] == "None" && items(&spec["dnsConfig"]["nameservers"]).is_empty() {
         let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
@@ -374,7 +374,7 @@ fn validate_toleration(t: &Value, path: &str, errors: &mut Errors) {
         )),
     }
     if !text(&t["effect"]).is_empty() {
-        let effects = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
+        let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
         one_of(&t["effect"], &format!("{path}.effect"), &effects, errors);
     }
 }

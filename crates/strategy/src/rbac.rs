@@ -104,7 +104,7 @@ fn validate_binding(o: &Value, namespaced: bool, errors: &mut Errors) {
         ));
     }
     let kinds: &[&str] = if namespaced {
-        &["ClusterRole", "Role"]
+        &["Role", "ClusterRole"]
     } else {
         &["ClusterRole"]
     };
@@ -137,7 +137,7 @@ fn validate_binding(o: &Value, namespaced: bool, errors: &mut Errors) {
                         &[""],
                     ));
                 }
-                if text(&subject["namespace"]).is_empty() {
+                if !namespaced && text(&subject["namespace"]).is_empty() {
                     errors.push(FieldError::required(path("namespace"), ""));
                 }
             }

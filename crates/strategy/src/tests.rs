@@ -66,7 +66,7 @@ fn a_bad_pod_is_told_everything() {
         "spec.containers[0].volumeMounts[0].name: Not found: \"x\"",
         "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
         "spec.containers[1].name: Duplicate value: \"c\"",
-        "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+        "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
     ] {
         assert!(found.iter().any(|f| f == want), "{want}\nnot in {found:#?}");
     }
