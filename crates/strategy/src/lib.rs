@@ -348,7 +348,7 @@ pub fn validate_update(
 ) -> Vec<FieldError> {
     let strategy = base(kind);
     let mut errors = Vec::new();
-    meta::validate_update(kind, strategy.names, new, old, &mut errors);
+    meta::validate_update(new, old, &mut errors);
     match sub {
         Some("status") => (strategy.validate_status)(new, old, &mut errors),
         Some("finalize") => {}

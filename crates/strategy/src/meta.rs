@@ -138,14 +138,7 @@ fn shared(meta: &Value, errors: &mut Errors) {
     }
 }
 
-pub(crate) fn validate_update(
-    kind: &Kind,
-    rule: Names,
-    new: &Value,
-    old: &Value,
-    errors: &mut Errors,
-) {
-    let _ = (kind, rule);
+pub(crate) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     let (a, b) = (&new["metadata"], &old["metadata"]);
     for key in [
         "name",
