@@ -9,7 +9,7 @@ use skiff_http::{Body, body};
 use crate::answer;
 
 fn served() -> impl Iterator<Item = &'static Kind> {
-    KINDS.iter().filter(|k| strategy::served(k))
+    KINDS.iter().filter(|k| crate::served(k))
 }
 
 /// `v1`, `apps/v1`.

@@ -37,7 +37,7 @@ pub async fn serve(core: &Core, info: &RequestInfo, headers: &HeaderMap) -> Resu
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],
         }))),
-        _ if path.starts_with("/openapi/") => openapi(path, headers),
+        _ if path.starts_with("/openapi/") => openapi(core, path, headers),
         _ => {
             let mut parts = path.trim_start_matches('/').splitn(2, '/');
             match parts.next() {
@@ -115,7 +115,7 @@ async fn health(core: &Core, info: &RequestInfo, probe: &str, only: Option<&str>
 }
 
 /// The OpenAPI documents. The protobuf form of v2 is not made: clients that ask for it alone get 406.
-fn openapi(path: &str, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+fn openapi(core: &Core, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     let accept = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
     let json_wanted = accept.is_empty()
         || accept.split(',').any(|c| {
@@ -125,7 +125,15 @@ fn openapi(path: &str, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     if !json_wanted {
         return Err(Status::not_acceptable(&["application/json"]));
     }
-    let document: Option<Vec<u8>> = None;
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let openapi = core.openapi();
+    let document = match parts.as_slice() {
+        ["openapi", "v2"] => Some(openapi.v2()),
+        ["openapi", "v3"] => Some(openapi.v3_index()),
+        ["openapi", "v3", "api", version] => openapi.v3("", version),
+        ["openapi", "v3", "apis", group, version] => openapi.v3(group, version),
+        _ => None,
+    };
     let bytes = document.ok_or_else(Status::no_such_path)?;
     let etag = format!("\"{}\"", discovery::hash(&bytes));
     if headers.get(http::header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes()) {

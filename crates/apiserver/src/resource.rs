@@ -179,8 +179,9 @@ async fn delete(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let accepted = answer::negotiate(request.headers(), &info.query)?;
+    let content = codec::content_type(request.headers())?;
     let bytes = read_body(request.into_body()).await?;
-    let options = DeleteOptions::of(&bytes, &info.query)?;
+    let options = DeleteOptions::of(&bytes, content, &info.query)?;
     match core.delete(context, kind, namespace, &info.name, &options).await? {
         Deleted::Pending(entry) => answer::object(core, kind, StatusCode::OK, accepted, &entry.wire),
         Deleted::Gone(entry) if returns_deleted(kind) => {
@@ -221,8 +222,9 @@ async fn delete_collection(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let accepted = answer::negotiate(request.headers(), &info.query)?;
+    let content = codec::content_type(request.headers())?;
     let bytes = read_body(request.into_body()).await?;
-    let options = DeleteOptions::of(&bytes, &info.query)?;
+    let options = DeleteOptions::of(&bytes, content, &info.query)?;
     let selection = Selection::of(&info.query, kind, "")?;
     let page = core.list(kind, namespace, &selection, &info.query).await?;
     for entry in &page.entries {
@@ -306,12 +308,10 @@ async fn action(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let options = WriteOptions::of(&info.query, "CreateOptions")?;
-    let content = match codec::content_type(request.headers())? {
-        codec::ContentType::Json => api::decode::Content::Json,
-        codec::ContentType::Yaml => api::decode::Content::Yaml,
-    };
+    let content = codec::content_type(request.headers())?;
     let bytes = read_body(request.into_body()).await?;
-    let (value, _) = api::decode::parse(&bytes, content).map_err(Status::bad_request)?;
+    let ty = kind.subresource(&info.subresource).and_then(api::facts::subresource_type);
+    let (value, _) = codec::parse(&bytes, content, ty.unwrap_or(kind.ty))?;
     let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
     let given = object::name(&value);
     if !given.is_empty() && given != name {
@@ -360,7 +360,7 @@ async fn scale(
         };
         subresource::scale::update(core, context, kind, namespace, name, &mut change, &options).await?
     } else {
-        let (value, _) = api::decode::parse(&bytes, api::decode::Content::Json).map_err(Status::bad_request)?;
+        let (value, _) = codec::parse(&bytes, codec::content_type(&headers)?, ty)?;
         if value["spec"].get("replicas").is_some_and(|r| !r.is_i64() && !r.is_null()) {
             return Err(Status::bad_request(
                 "Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal into Go struct field ScaleSpec.spec.replicas of type int32",

@@ -1,7 +1,7 @@
 //! Between objects as trees and the bytes that the store keeps.
 
 use api::Status;
-use api::facts::Kind;
+use api::facts::{Kind, TypeId};
 use bytes::Bytes;
 use serde_json::Value;
 use store::Entry;
@@ -58,6 +58,20 @@ pub fn decode(entry: &Entry) -> Result<Value, Status> {
 pub enum ContentType {
     Json,
     Yaml,
+    Protobuf,
+}
+
+/// Parses a body into a tree, along the fields of `ty` where it is protobuf. The second value names duplicate fields.
+///
+/// # Errors
+/// 400 for what cannot be read.
+pub fn parse(body: &[u8], content: ContentType, ty: TypeId) -> Result<(Value, Vec<String>), Status> {
+    let parsed = match content {
+        ContentType::Json => api::decode::parse(body, api::decode::Content::Json),
+        ContentType::Yaml => api::decode::parse(body, api::decode::Content::Yaml),
+        ContentType::Protobuf => api::protobuf::decode(ty, body).map(|value| (value, Vec::new())),
+    };
+    parsed.map_err(Status::bad_request)
 }
 
 /// What a request's body is, by its header.
@@ -69,7 +83,12 @@ pub fn content_type(headers: &http::HeaderMap) -> Result<ContentType, Status> {
     match header.split(';').next().unwrap_or("").trim() {
         "" | "application/json" | "*/*" => Ok(ContentType::Json),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(ContentType::Yaml),
-        _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
+        "application/vnd.kubernetes.protobuf" => Ok(ContentType::Protobuf),
+        _ => Err(Status::unsupported_media_type(&[
+            "application/json",
+            "application/yaml",
+            "application/vnd.kubernetes.protobuf",
+        ])),
     }
 }
 
@@ -84,11 +103,7 @@ pub fn read(
     validation: FieldValidation,
     context: &Context,
 ) -> Result<Value, Status> {
-    let form = match content {
-        ContentType::Json => api::decode::Content::Json,
-        ContentType::Yaml => api::decode::Content::Yaml,
-    };
-    let (mut value, duplicates) = api::decode::parse(body, form).map_err(Status::bad_request)?;
+    let (mut value, duplicates) = parse(body, content, kind.ty)?;
     if !value.is_object() {
         let message = format!(
             "{} in version \"{}\" cannot be handled as a {}: json: cannot unmarshal {} into Go value of type {}.{}",

@@ -14,6 +14,7 @@ use serde_json::Value;
 use store::{Compare, Entry, Op, Outcome, Txn};
 
 use super::update::nothing_holds;
+use super::codec::ContentType;
 use super::{Context, codec, store_status};
 use crate::Core;
 use crate::admission::{self, Operation};
@@ -39,11 +40,12 @@ impl DeleteOptions {
     ///
     /// # Errors
     /// 400 and 422 as upstream.
-    pub fn of(body: &[u8], query: &crate::request::Query) -> Result<Self, Status> {
+    pub fn of(body: &[u8], content: ContentType, query: &crate::request::Query) -> Result<Self, Status> {
         let mut options = Self::default();
         let mut orphan = None;
         if !body.is_empty() {
-            let (v, _) = api::decode::parse(body, api::decode::Content::Json).map_err(Status::bad_request)?;
+            let ty = api::facts::delete_options().ok_or_else(Status::no_such_path)?;
+            let (v, _) = codec::parse(body, content, ty)?;
             options.grace = v["gracePeriodSeconds"].as_i64();
             options.uid = v["preconditions"]["uid"].as_str().map(str::to_owned);
             options.resource_version = v["preconditions"]["resourceVersion"].as_str().map(str::to_owned);

@@ -64,7 +64,7 @@ pub fn meta(entry: &Entry) -> Option<&Meta> {
 }
 
 fn kind_of_key(key: &str) -> Option<&'static Kind> {
-    api::facts::KINDS.iter().find(|k| strategy::served(k) && !k.storage_prefix.is_empty() && key.starts_with(k.storage_prefix))
+    api::facts::KINDS.iter().find(|k| crate::served(k) && !k.storage_prefix.is_empty() && key.starts_with(k.storage_prefix))
 }
 
 /// The store's key of an object; of a namespace's or the kind's prefix when `name` (and `namespace`) are empty.

@@ -84,7 +84,7 @@ pub async fn evict(core: &Core, context: &Context, namespace: &str, name: &str, 
     }
     let given = &eviction["deleteOptions"];
     let body = if given.is_null() { String::new() } else { given.to_string() };
-    let mut options = DeleteOptions::of(body.as_bytes(), &crate::request::Query::default())?;
+    let mut options = DeleteOptions::of(body.as_bytes(), crate::registry::codec::ContentType::Json, &crate::request::Query::default())?;
     options.uid.get_or_insert_with(|| text(&pod, &["metadata", "uid"]).to_owned());
     core.delete(context, kind, namespace, name, &options).await.map(|_| ())
 }
