@@ -8,6 +8,7 @@ pub mod facts;
 pub mod field;
 pub mod names;
 pub mod openapi;
+pub mod openapi_protobuf;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

@@ -114,15 +114,18 @@ async fn health(core: &Core, info: &RequestInfo, probe: &str, only: Option<&str>
     Ok(answer::text(StatusCode::OK, "ok"))
 }
 
-/// The OpenAPI documents. The protobuf form of v2 is not made: clients that ask for it alone get 406.
+/// The OpenAPI documents: JSON, and v2 as protobuf too, which older kubectls insist on.
 fn openapi(core: &Core, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    use api::openapi_protobuf::{ANSWERED_MEDIA_TYPE, MEDIA_TYPE};
     let accept = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let json_wanted = accept.is_empty()
-        || accept.split(',').any(|c| {
-            let kind = c.split(';').next().unwrap_or("").trim();
-            matches!(kind, "application/json" | "*/*" | "application/*")
-        });
-    if !json_wanted {
+    let accepts = |wanted: &[&str]| accept.split(',').any(|c| wanted.contains(&c.split(';').next().unwrap_or("").trim()));
+    if path == "/openapi/v2" && accepts(&[MEDIA_TYPE]) {
+        let document: serde_json::Value = serde_json::from_slice(&core.openapi().v2()).map_err(Status::internal)?;
+        let mut response = answer::json(StatusCode::OK, api::openapi_protobuf::encode(&document));
+        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(ANSWERED_MEDIA_TYPE));
+        return Ok(response);
+    }
+    if !accept.is_empty() && !accepts(&["application/json", "application/*", "*/*"]) {
         return Err(Status::not_acceptable(&["application/json"]));
     }
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
