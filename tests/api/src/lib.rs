@@ -1,1 +1,1 @@
-//! (to come)
+//! Behaviour of the API server through its handler; see `tests/`.
