@@ -40,7 +40,8 @@ pub async fn serve(
     if !kind.stored() {
         return review(core, context, kind, info, request).await;
     }
-    if !kind.verbs.contains(&info.verb) || kind.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch" | "deletecollection") {
+    let of_one = matches!(info.verb, "get" | "update" | "patch" | "delete");
+    if of_one && info.name.is_empty() || !kind.verbs.contains(&info.verb) || kind.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch" | "deletecollection") {
         return Err(Status::method_not_supported(kind.group, kind.plural, info.verb));
     }
     let namespace = if kind.namespaced { info.namespace.as_str() } else { "" };

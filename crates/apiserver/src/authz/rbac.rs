@@ -148,6 +148,26 @@ impl State {
     }
 }
 
+/// Adds a role's rules and those of the roles that its aggregation selects, which may aggregate themselves.
+fn aggregate<'a>(role: &'a Role, all: &'a [Role], rules: &mut Vec<Rule>, seen: &mut Vec<&'a str>) {
+    for rule in role.rules.iter().flatten() {
+        if !rules.contains(rule) {
+            rules.push(rule.clone());
+        }
+    }
+    for selector in role.aggregation_rule.iter().flat_map(|a| &a.cluster_role_selectors) {
+        let Ok(selector) = LabelSelector::from_json(selector) else { continue };
+        for other in all {
+            let name = other.metadata.name.as_str();
+            let label = |k: &str| other.metadata.labels.get(k).map(String::as_str);
+            if !seen.contains(&name) && selector.matches(&label) {
+                seen.push(name);
+                aggregate(other, all, rules, seen);
+            }
+        }
+    }
+}
+
 /// The authorizer.
 pub struct Rbac {
     store: Arc<dyn Store>,
@@ -220,20 +240,8 @@ impl Rbac {
         let mut state = State::default();
         let cluster_roles: Vec<Role> = self.all(PREFIXES[0]).await?;
         for role in &cluster_roles {
-            let mut rules = role.rules.clone().unwrap_or_default();
-            for selector in role.aggregation_rule.iter().flat_map(|a| &a.cluster_role_selectors) {
-                let Ok(selector) = LabelSelector::from_json(selector) else { continue };
-                for other in &cluster_roles {
-                    let label = |k: &str| other.metadata.labels.get(k).map(String::as_str);
-                    if selector.matches(&label) {
-                        for rule in other.rules.iter().flatten().filter(|_| other.metadata.name != role.metadata.name) {
-                            if !rules.contains(rule) {
-                                rules.push(rule.clone());
-                            }
-                        }
-                    }
-                }
-            }
+            let mut rules = Vec::new();
+            aggregate(role, &cluster_roles, &mut rules, &mut vec![&role.metadata.name]);
             state.cluster_roles.insert(role.metadata.name.clone(), rules.into());
         }
         state.cluster_bindings = self.all(PREFIXES[1]).await?;

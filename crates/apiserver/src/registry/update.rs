@@ -63,11 +63,13 @@ impl Core {
         strategy::default(kind, &mut new);
         admission::mutate(self, kind, Operation::Update, &mut new).await?;
         crate::allocate::inherit(kind, &mut new, old);
-        strategy::prepare_update(kind, &mut new, old, sub);
-        let name = object::name(old).to_owned();
-        let errors = strategy::validate_update(kind, &new, old, sub);
-        if !errors.is_empty() {
-            return Err(Status::invalid(kind.group, kind.kind, &name, errors));
+        // A binding is the one way to set what is immutable otherwise, and checks itself what it sets.
+        if subresource != "binding" {
+            strategy::prepare_update(kind, &mut new, old, sub);
+            let errors = strategy::validate_update(kind, &new, old, sub);
+            if !errors.is_empty() {
+                return Err(Status::invalid(kind.group, kind.kind, object::name(old), errors));
+            }
         }
         admission::validate(self, context, kind, Operation::Update, Some(&new), Some(old), subresource).await?;
         if options.dry_run {
