@@ -1,1 +1,1 @@
-//! (to come)
+//! End-to-end tests with real containers and kubectl; see `tests/`.
