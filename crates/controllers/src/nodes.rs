@@ -431,3 +431,75 @@ impl Controller {
         Ok(next)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    const T0: Timestamp = Timestamp::constant(1_767_225_600, 0);
+
+    fn node(ready: &str, taints: Value) -> NodeView {
+        serde_json::from_value(json!({
+            "metadata": {"name": "n1"}, "spec": {"taints": taints},
+            "status": {"conditions": [{"type": "Ready", "status": ready, "reason": "r", "message": "m"}]},
+        }))
+        .unwrap()
+    }
+
+    fn taints(plan: &Plan) -> String {
+        let one = |t: &Value| format!("{}:{}\n", t["key"].as_str().unwrap(), t["effect"].as_str().unwrap());
+        plan.taints.iter().flatten().map(one).collect()
+    }
+
+    #[test]
+    fn silence_is_unknown_and_taints_both_ways() {
+        let plan = plan(&node("True", json!([])), true, T0);
+        let conditions: Vec<_> =
+            plan.conditions.iter().flatten().map(|c| format!("{}={} {}", c.kind, c.status, c.reason)).collect();
+        expect![[r#"
+            Ready=Unknown NodeStatusUnknown
+            MemoryPressure=Unknown NodeStatusNeverUpdated
+            DiskPressure=Unknown NodeStatusNeverUpdated
+            PIDPressure=Unknown NodeStatusNeverUpdated"#]]
+        .assert_eq(&conditions.join("\n"));
+        expect![[r#"
+            node.kubernetes.io/unreachable:NoSchedule
+            node.kubernetes.io/unreachable:NoExecute
+        "#]]
+        .assert_eq(&taints(&plan));
+    }
+
+    #[test]
+    fn a_ready_node_loses_our_taints_and_keeps_others() {
+        let before = json!([
+            {"key": NOT_READY, "effect": "NoSchedule"}, {"key": UNREACHABLE, "effect": "NoExecute"},
+            {"key": "mine", "effect": "NoSchedule"},
+        ]);
+        expect![[r#"
+            mine:NoSchedule
+        "#]]
+        .assert_eq(&taints(&plan(&node("True", before), false, T0)));
+    }
+
+    #[test]
+    fn toleration_seconds() {
+        let taints = [json!({"key": UNREACHABLE, "effect": "NoExecute"})];
+        let tolerated = |t: Value| tolerated_for(&t, &taints).map(|d| d.as_secs());
+        assert_eq!(tolerated(json!([])), Some(0));
+        assert_eq!(tolerated(json!([{"operator": "Exists"}])), None);
+        let five = json!([{"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}]);
+        assert_eq!(tolerated(five), Some(300));
+    }
+
+    #[test]
+    fn networks_are_given_in_order_and_run_out() {
+        let cluster = (Ipv4Addr::new(10, 42, 0, 0), 23);
+        let mut used = BTreeSet::new();
+        for want in [Some("10.42.0.0/24"), Some("10.42.1.0/24"), None] {
+            let got = free_network(cluster, &used);
+            assert_eq!(got.as_deref(), want);
+            used.extend(got);
+        }
+    }
+}

@@ -499,3 +499,111 @@ impl<V: SetView> Controller<V> {
         failed.map_or(Ok(()), Err)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    const T0: Timestamp = Timestamp::constant(1_767_225_600, 0);
+
+    fn set(replicas: i64, min_ready: i64) -> Set {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "default", "uid": "set", "generation": 2},
+            "spec": {
+                "replicas": replicas, "minReadySeconds": min_ready, "selector": {"matchLabels": {"app": "web"}},
+                "template": {"metadata": {"labels": {"app": "web"}}},
+            },
+        }))
+        .unwrap()
+    }
+
+    fn pod(name: &str, change: impl FnOnce(&mut PodView)) -> Arc<PodView> {
+        let mut pod: PodView = serde_json::from_value(json!({
+            "metadata": {
+                "name": name, "namespace": "default", "uid": name, "labels": {"app": "web"},
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "ownerReferences": [{"kind": "ReplicaSet", "name": "web", "uid": "set", "controller": true}],
+            },
+            "spec": {"nodeName": "n1"},
+            "status": {"phase": "Running", "conditions": [
+                {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            ]},
+        }))
+        .unwrap();
+        change(&mut pod);
+        Arc::new(pod)
+    }
+
+    fn decide(set: &Set, pods: &[Arc<PodView>]) -> String {
+        let selector = api::LabelSelector::from_json(&set.spec.selector).unwrap();
+        plan(set, &selector, pods, pods, T0).to_string()
+    }
+
+    #[test]
+    fn surplus_pods_go_least_useful_first() {
+        let pending = |p: &mut PodView| {
+            p.status.phase = "Pending".into();
+            p.status.conditions.clear();
+        };
+        let unassigned = |p: &mut PodView| {
+            pending(p);
+            p.spec.node_name.clear();
+        };
+        let alone = |p: &mut PodView| p.spec.node_name = "n2".into();
+        let cheap = |p: &mut PodView| {
+            p.metadata.annotations.insert(DELETION_COST.into(), "-1".into());
+        };
+        let pods = [
+            pod("alone", alone),
+            pod("pending", pending),
+            pod("crowded", |_| {}),
+            pod("unassigned", unassigned),
+            pod("cheap", cheap),
+        ];
+        expect![[r#"
+            delete pod unassigned  (surplus: 5 of 1, unassigned)
+            delete pod pending  (surplus: 5 of 1, pending)
+            delete pod cheap  (surplus: 5 of 1, ready)
+            delete pod crowded  (surplus: 5 of 1, ready)
+            status replicas=5 ready=3 available=3
+        "#]]
+        .assert_eq(&decide(&set(1, 0), &pods));
+    }
+
+    #[test]
+    fn ended_and_deleted_pods_are_replaced_and_orphans_adopted() {
+        let pods = [
+            pod("failed", |p| p.status.phase = "Failed".into()),
+            pod("leaving", |p| p.metadata.deletion_timestamp = Some(T0)),
+            pod("orphan", |p| p.metadata.owner_references.clear()),
+            pod("renamed", |p| p.metadata.labels.clear()),
+            pod("others", |p| p.metadata.owner_references[0].uid = "other".into()),
+        ];
+        expect![[r#"
+            adopt pod orphan
+            release pod renamed
+            create 2 pods  (missing: 1 of 3)
+            status replicas=1 ready=1 available=1
+        "#]]
+        .assert_eq(&decide(&set(3, 0), &pods));
+    }
+
+    #[test]
+    fn a_ready_pod_becomes_available_later() {
+        expect![[r#"
+            status replicas=1 ready=1 available=0, again in 30s
+        "#]]
+        .assert_eq(&decide(&set(1, 30), &[pod("a", |_| {})]));
+    }
+
+    #[test]
+    fn a_set_that_goes_away_does_nothing() {
+        let mut set = set(3, 0);
+        set.metadata.deletion_timestamp = Some(T0);
+        expect![[r#"
+            status replicas=1 ready=1 available=1
+        "#]]
+        .assert_eq(&decide(&set, &[pod("a", |_| {})]));
+    }
+}

@@ -347,3 +347,61 @@ impl Controller {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    fn service() -> ServiceView {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "default", "uid": "s"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "protocol": "TCP", "targetPort": "http"}]},
+        }))
+        .unwrap()
+    }
+
+    fn pod(n: usize, ready: bool, leaving: bool) -> Arc<PodView> {
+        let mut pod: PodView = serde_json::from_value(json!({
+            "metadata": {"name": format!("p{n}"), "namespace": "default", "uid": format!("u{n}"), "labels": {"app": "web"}},
+            "spec": {"nodeName": "n1", "containers": [{"ports": [{"name": "http", "containerPort": 8080, "protocol": "TCP"}]}]},
+            "status": {"phase": "Running", "podIP": format!("10.42.0.{n}"), "conditions": [
+                {"type": "Ready", "status": if ready { "True" } else { "False" }},
+            ]},
+        }))
+        .unwrap();
+        if leaving {
+            pod.metadata.deletion_timestamp = Some(Timestamp::UNIX_EPOCH);
+        }
+        Arc::new(pod)
+    }
+
+    use jiff::Timestamp;
+
+    #[test]
+    fn conditions_of_endpoints() {
+        let pods = [pod(1, true, false), pod(2, false, false), pod(3, true, true), pod(4, false, true)];
+        expect![[r#"
+            create [10.42.0.1 ready, 10.42.0.2 not ready, 10.42.0.3 draining, 10.42.0.4 terminating] ports [{"name":"","port":8080,"protocol":"TCP"}]
+        "#]]
+        .assert_eq(&plan(&service(), &pods, &[]).to_string());
+    }
+
+    #[test]
+    fn a_service_without_pods_has_an_empty_slice_and_slices_hold_a_hundred() {
+        expect![[r#"
+            create [] ports []
+        "#]]
+        .assert_eq(&plan(&service(), &[], &[]).to_string());
+        let pods: Vec<_> = (0..250).map(|n| pod(n, true, false)).collect();
+        let sizes: Vec<usize> = plan(&service(), &pods, &[])
+            .0
+            .iter()
+            .map(|a| match a {
+                Action::Create { endpoints, .. } => endpoints.len(),
+                _ => 0,
+            })
+            .collect();
+        assert_eq!(sizes, [100, 100, 50]);
+    }
+}

@@ -107,6 +107,8 @@ struct Spread {
 struct Wanted<'a> {
     pod: &'a PodView,
     spec: Value,
+    /// The taint that a cordoned node stands for.
+    cordoned: Value,
     /// Domains where an anti-affinity (ours or another Pod's) forbids us: by topology and value.
     forbidden_by_us: Vec<(String, String)>,
     forbidden_by_others: Vec<(String, String)>,
@@ -121,6 +123,7 @@ impl<'a> Wanted<'a> {
         let mut wanted = Self {
             pod,
             spec,
+            cordoned: json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}),
             forbidden_by_us: Vec::new(),
             forbidden_by_others: Vec::new(),
             attracted: Vec::new(),
@@ -212,8 +215,7 @@ impl<'a> Wanted<'a> {
     /// Why a node cannot take the Pod; empty: it can.
     fn reasons(&self, node: &NodeView, place: &Place) -> Vec<String> {
         let pod = self.pod;
-        let cordoned = json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"});
-        if node.unschedulable && !rules::tolerates_all(&pod.tolerations, &cordoned) {
+        if node.unschedulable && !rules::tolerates_all(&pod.tolerations, &self.cordoned) {
             return vec!["node(s) were unschedulable".into()];
         }
         let effects = [Effect::NoSchedule, Effect::NoExecute];

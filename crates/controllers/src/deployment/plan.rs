@@ -583,3 +583,151 @@ fn longer_history(history: &str, last: i64) -> String {
     }
     entries.join(",")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    const T0: Timestamp = Timestamp::constant(1_767_225_600, 0);
+
+    fn template(version: i64) -> Value {
+        json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"image": format!("web:{version}")}]}})
+    }
+
+    fn deployment(replicas: i64, version: i64, revision: &str, surge: Value, unavailable: Value) -> DeploymentView {
+        serde_json::from_value(json!({
+            "metadata": {
+                "name": "web", "namespace": "default", "uid": "d", "generation": 1,
+                "annotations": {REVISION: revision},
+            },
+            "spec": {
+                "replicas": replicas, "selector": {"matchLabels": {"app": "web"}}, "template": template(version),
+                "revisionHistoryLimit": 1, "progressDeadlineSeconds": 600,
+                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}},
+            },
+        }))
+        .unwrap()
+    }
+
+    /// A ReplicaSet of a version (which is also its revision) with so many Pods wanted and available.
+    fn set(version: i64, replicas: i64, available: i64, of: i64, most: i64) -> Arc<ReplicaSetView> {
+        Arc::new(
+            serde_json::from_value(json!({
+                "metadata": {
+                    "name": format!("web-{version}"), "namespace": "default", "uid": format!("s{version}"),
+                    "labels": {"app": "web"}, "creationTimestamp": format!("2026-01-01T00:00:0{version}Z"),
+                    "ownerReferences": [{"kind": "Deployment", "name": "web", "uid": "d", "controller": true}],
+                    "annotations": {REVISION: version.to_string(), DESIRED: of.to_string(), MAX: most.to_string()},
+                },
+                "spec": {"replicas": replicas, "template": template(version)},
+                "status": {"replicas": replicas, "availableReplicas": available, "readyReplicas": available},
+            }))
+            .unwrap(),
+        )
+    }
+
+    fn decide(deployment: &DeploymentView, sets: &[Arc<ReplicaSetView>]) -> String {
+        plan(deployment, sets, &|_| 0, T0).to_string()
+    }
+
+    #[test]
+    fn percentages_round_up_for_surge_and_down_for_unavailable() {
+        let limits = Limits::of(&deployment(10, 1, "1", json!("25%"), json!("25%")));
+        assert_eq!((limits.max_surge, limits.max_unavailable), (3, 2));
+        let limits = Limits::of(&deployment(1, 1, "1", json!("0%"), json!("25%")));
+        assert_eq!((limits.max_surge, limits.max_unavailable), (0, 1));
+    }
+
+    #[test]
+    fn a_rolling_update_step_by_step() {
+        let d = deployment(4, 2, "2", json!(1), json!(1));
+        let steps: [&[Arc<ReplicaSetView>]; 4] = [
+            &[set(1, 4, 4, 4, 5)],
+            &[set(1, 4, 4, 4, 5), set(2, 1, 0, 4, 5)],
+            &[set(1, 3, 3, 4, 5), set(2, 1, 1, 4, 5)],
+            &[set(1, 0, 0, 4, 5), set(2, 4, 4, 4, 5)],
+        ];
+        let text: Vec<String> = steps.iter().map(|sets| decide(&d, sets)).collect();
+        expect![[r#"
+            create web-NAME replicas=1
+            because: the template is new
+
+            scale web-1 from 4 to 3
+            because: old Pods go as new ones become available
+
+            scale web-2 from 1 to 2
+            because: there is room for new Pods
+
+            because: complete
+        "#]]
+        .assert_eq(&text.join("\n").replace(&template::hash(&template(2), None), "NAME"));
+    }
+
+    #[test]
+    fn scaling_amid_a_rollout_is_in_proportion() {
+        // 10 of 13 at most, 8 old and 5 new; now 20 of 25.
+        let d = deployment(20, 2, "2", json!("25%"), json!("25%"));
+        expect![[r#"
+            scale web-1 from 8 to 15
+            scale web-2 from 5 to 10
+            because: another size is wanted
+        "#]]
+        .assert_eq(&decide(&d, &[set(1, 8, 8, 10, 13), set(2, 5, 5, 10, 13)]));
+    }
+
+    #[test]
+    fn going_back_gives_the_old_set_the_next_revision() {
+        let d = deployment(2, 1, "2", json!(1), json!(0));
+        expect![[r#"
+            annotate web-1
+            revision 3
+            because: the new ReplicaSet's annotations follow the Deployment's
+        "#]]
+        .assert_eq(&decide(&d, &[set(1, 0, 0, 2, 3), set(2, 2, 2, 2, 3)]));
+    }
+
+    #[test]
+    fn history_is_cleaned_up_when_complete() {
+        let d = deployment(1, 4, "4", json!(1), json!(0));
+        let sets = [set(1, 0, 0, 1, 2), set(2, 0, 0, 1, 2), set(3, 0, 0, 1, 2), set(4, 1, 1, 1, 2)];
+        expect![[r#"
+            delete web-1
+            delete web-2
+            because: complete
+        "#]]
+        .assert_eq(&decide(&d, &sets));
+    }
+
+    #[test]
+    fn paused_deployments_scale_but_do_not_roll() {
+        let mut d = deployment(3, 2, "1", json!(1), json!(0));
+        d.spec.paused = true;
+        expect![[r#"
+            scale web-1 from 2 to 3
+            because: paused
+        "#]]
+        .assert_eq(&decide(&d, &[set(1, 2, 2, 2, 3)]));
+    }
+
+    #[test]
+    fn recreate_waits_for_the_last_old_pod() {
+        let mut d = deployment(2, 2, "1", Value::Null, Value::Null);
+        d.spec.strategy.kind = "Recreate".into();
+        let text = [
+            decide(&d, &[set(1, 2, 2, 2, 2)]),
+            plan(&d, &[set(1, 0, 0, 2, 2)], &|_| 1, T0).to_string(),
+            decide(&d, &[set(1, 0, 0, 2, 2)]).replace(&template::hash(&template(2), None), "NAME"),
+        ];
+        expect![[r#"
+            scale web-1 from 2 to 0
+            because: old Pods go first
+
+            because: old Pods are still there
+
+            create web-NAME replicas=2
+            because: no old Pods are left
+        "#]]
+        .assert_eq(&text.join("\n"));
+    }
+}
