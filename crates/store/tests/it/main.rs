@@ -1,5 +1,7 @@
 //! The store through its contract, on a disk that loses power.
 
+mod engine;
+
 use std::path::Path;
 use std::sync::Arc;
 
