@@ -26,7 +26,9 @@ pub struct ServiceRange {
 
 impl ServiceRange {
     fn size(self) -> u32 {
-        1_u32.checked_shl(32 - u32::from(self.prefix)).unwrap_or(u32::MAX)
+        1_u32
+            .checked_shl(32 - u32::from(self.prefix))
+            .unwrap_or(u32::MAX)
     }
 
     fn contains(self, ip: Ipv4Addr) -> bool {
@@ -111,14 +113,23 @@ fn is_service(kind: &Kind) -> bool {
 }
 
 fn ips(service: &Value) -> Vec<Ipv4Addr> {
-    object::strings(service, &["spec", "clusterIPs"]).filter_map(|ip| ip.parse().ok()).collect()
+    object::strings(service, &["spec", "clusterIPs"])
+        .filter_map(|ip| ip.parse().ok())
+        .collect()
 }
 
 fn ports(service: &Value) -> Vec<u16> {
     let list = items(service, &["spec", "ports"]).iter();
-    let mut ports: Vec<u16> =
-        list.filter_map(|p| u16::try_from(p["nodePort"].as_u64()?).ok()).filter(|p| *p != 0).collect();
-    ports.extend(service["spec"]["healthCheckNodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0));
+    let mut ports: Vec<u16> = list
+        .filter_map(|p| u16::try_from(p["nodePort"].as_u64()?).ok())
+        .filter(|p| *p != 0)
+        .collect();
+    ports.extend(
+        service["spec"]["healthCheckNodePort"]
+            .as_u64()
+            .and_then(|p| u16::try_from(p).ok())
+            .filter(|p| *p != 0),
+    );
     ports.sort_unstable();
     ports.dedup();
     ports
@@ -135,7 +146,11 @@ impl Allocator {
                 *taken.ports.entry(port).or_default() += 1;
             }
         }
-        Self { range, world, taken: Arc::new(Mutex::new(taken)) }
+        Self {
+            range,
+            world,
+            taken: Arc::new(Mutex::new(taken)),
+        }
     }
 
     /// The range of cluster IPs.
@@ -148,7 +163,12 @@ impl Allocator {
     ///
     /// # Errors
     /// 422 when something asked for is taken or outside the range, or nothing is left.
-    pub fn claim(&self, kind: &Kind, new: &mut Value, old: Option<&Value>) -> Result<Claim, Status> {
+    pub fn claim(
+        &self,
+        kind: &Kind,
+        new: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Claim, Status> {
         let mut claim = Claim {
             taken: self.taken.clone(),
             ips: vec![],
@@ -161,17 +181,33 @@ impl Allocator {
         }
         let result = self.claim_service(new, old, &mut claim);
         if let Err(error) = result {
-            return Err(Status::invalid("", "Service", object::name(new), vec![error]));
+            return Err(Status::invalid(
+                "",
+                "Service",
+                object::name(new),
+                vec![error],
+            ));
         }
         if let Some(old) = old {
             let (now_ips, now_ports) = (ips(new), ports(new));
-            claim.freed.0 = ips(old).into_iter().filter(|ip| !now_ips.contains(ip)).collect();
-            claim.freed.1 = ports(old).into_iter().filter(|p| !now_ports.contains(p)).collect();
+            claim.freed.0 = ips(old)
+                .into_iter()
+                .filter(|ip| !now_ips.contains(ip))
+                .collect();
+            claim.freed.1 = ports(old)
+                .into_iter()
+                .filter(|p| !now_ports.contains(p))
+                .collect();
         }
         Ok(claim)
     }
 
-    fn claim_service(&self, new: &mut Value, old: Option<&Value>, claim: &mut Claim) -> Result<(), FieldError> {
+    fn claim_service(
+        &self,
+        new: &mut Value,
+        old: Option<&Value>,
+        claim: &mut Claim,
+    ) -> Result<(), FieldError> {
         if text(new, &["spec", "type"]) == "ExternalName" {
             return Ok(());
         }
@@ -179,7 +215,12 @@ impl Allocator {
         self.claim_ports(new, old, claim)
     }
 
-    fn claim_ip(&self, new: &mut Value, old: Option<&Value>, claim: &mut Claim) -> Result<(), FieldError> {
+    fn claim_ip(
+        &self,
+        new: &mut Value,
+        old: Option<&Value>,
+        claim: &mut Claim,
+    ) -> Result<(), FieldError> {
         let wanted = match object::strings(new, &["spec", "clusterIPs"]).next() {
             Some(ip) => ip.to_owned(),
             None => text(new, &["spec", "clusterIP"]).to_owned(),
@@ -188,7 +229,10 @@ impl Allocator {
             wanted
         } else if wanted.is_empty() {
             let ip = self.free_ip().ok_or_else(|| {
-                FieldError::internal("spec.clusterIPs", "failed to allocate a serviceIP: range is full")
+                FieldError::internal(
+                    "spec.clusterIPs",
+                    "failed to allocate a serviceIP: range is full",
+                )
             })?;
             claim.ips.push(ip);
             ip.to_string()
@@ -198,7 +242,11 @@ impl Allocator {
             if parsed.is_none_or(|ip| !had.contains(&ip)) {
                 let bad = json!([wanted]);
                 let refuse = |why: String| {
-                    FieldError::invalid("spec.clusterIPs", &bad, format!("failed to allocate IP {wanted}: {why}"))
+                    FieldError::invalid(
+                        "spec.clusterIPs",
+                        &bad,
+                        format!("failed to allocate IP {wanted}: {why}"),
+                    )
                 };
                 let ip = parsed.filter(|ip| self.range.contains(*ip)).ok_or_else(|| {
                     let (base, prefix) = (self.range.base, self.range.prefix);
@@ -215,7 +263,8 @@ impl Allocator {
         spec.insert("clusterIP".into(), ip.clone().into());
         spec.insert("clusterIPs".into(), json!([ip]));
         spec.entry("ipFamilies").or_insert_with(|| json!(["IPv4"]));
-        spec.entry("ipFamilyPolicy").or_insert_with(|| "SingleStack".into());
+        spec.entry("ipFamilyPolicy")
+            .or_insert_with(|| "SingleStack".into());
         Ok(())
     }
 
@@ -225,7 +274,9 @@ impl Allocator {
         let upper = size.saturating_sub(reserved).max(1);
         let start = u32::try_from(self.world.rng.below(u64::from(upper))).unwrap_or(0);
         // First the upper part from a random place, then what is reserved.
-        let offsets = (0..upper).map(|i| reserved + (start + i) % upper).chain(1..reserved);
+        let offsets = (0..upper)
+            .map(|i| reserved + (start + i) % upper)
+            .chain(1..reserved);
         let free = offsets
             .map(|o| Ipv4Addr::from(u32::from(self.range.base) + o))
             .find(|ip| self.range.contains(*ip) && !taken.ips.contains(ip))?;
@@ -233,19 +284,31 @@ impl Allocator {
         Some(free)
     }
 
-    fn claim_ports(&self, new: &mut Value, old: Option<&Value>, claim: &mut Claim) -> Result<(), FieldError> {
+    fn claim_ports(
+        &self,
+        new: &mut Value,
+        old: Option<&Value>,
+        claim: &mut Claim,
+    ) -> Result<(), FieldError> {
         let kind = text(new, &["spec", "type"]).to_owned();
         let lb_ports = new["spec"]["allocateLoadBalancerNodePorts"] != Value::Bool(false);
         let needs = kind == "NodePort" || kind == "LoadBalancer" && lb_ports;
         let had = old.map(ports).unwrap_or_default();
-        let Some(Value::Array(list)) = new["spec"].get_mut("ports") else { return Ok(()) };
+        let Some(Value::Array(list)) = new["spec"].get_mut("ports") else {
+            return Ok(());
+        };
         let mut mine: Vec<(u16, String)> = Vec::new();
         for (i, port) in list.iter_mut().enumerate() {
             let protocol = text(port, &["protocol"]).to_owned();
             let field = format!("spec.ports[{i}].nodePort");
-            let asked = port["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(0);
+            let asked = port["nodePort"]
+                .as_u64()
+                .and_then(|p| u16::try_from(p).ok())
+                .unwrap_or(0);
             let number = if asked != 0 {
-                let shared = mine.iter().any(|(p, other)| *p == asked && *other != protocol);
+                let shared = mine
+                    .iter()
+                    .any(|(p, other)| *p == asked && *other != protocol);
                 if !shared && !had.contains(&asked) {
                     self.take_port(asked, &field, claim)?;
                 }
@@ -253,7 +316,10 @@ impl Allocator {
             } else if needs {
                 // The same port of another protocol shares its node port, as upstream.
                 self.free_port(claim).ok_or_else(|| {
-                    FieldError::internal(field.clone(), "failed to allocate a nodePort: range is full")
+                    FieldError::internal(
+                        field.clone(),
+                        "failed to allocate a nodePort: range is full",
+                    )
                 })?
             } else {
                 continue;
@@ -267,12 +333,18 @@ impl Allocator {
     fn take_port(&self, port: u16, field: &str, claim: &mut Claim) -> Result<(), FieldError> {
         let (low, high) = NODE_PORTS;
         if !(low..=high).contains(&port) {
-            let why = format!("provided port is not in the valid range. The range of valid ports is {low}-{high}");
+            let why = format!(
+                "provided port is not in the valid range. The range of valid ports is {low}-{high}"
+            );
             return Err(FieldError::invalid(field, &port.into(), why));
         }
         let mut taken = lock(&self.taken);
         if taken.ports.contains_key(&port) {
-            return Err(FieldError::invalid(field, &port.into(), "provided port is already allocated"));
+            return Err(FieldError::invalid(
+                field,
+                &port.into(),
+                "provided port is already allocated",
+            ));
         }
         taken.ports.insert(port, 1);
         claim.ports.push(port);
@@ -306,7 +378,10 @@ pub fn inherit(kind: &Kind, new: &mut Value, old: &Value) {
     if !is_service(kind) {
         return;
     }
-    let (new_type, old_type) = (text(new, &["spec", "type"]).to_owned(), text(old, &["spec", "type"]).to_owned());
+    let (new_type, old_type) = (
+        text(new, &["spec", "type"]).to_owned(),
+        text(old, &["spec", "type"]).to_owned(),
+    );
     let spec = object::child(new, "spec");
     if new_type == "ExternalName" {
         if old_type != "ExternalName" {
@@ -319,11 +394,16 @@ pub fn inherit(kind: &Kind, new: &mut Value, old: &Value) {
         return;
     }
     if old_type != "ExternalName" {
-        let unset = |v: Option<&Value>| v.is_none_or(|v| v.is_null() || v == "" || v.as_array().is_some_and(Vec::is_empty));
+        let unset = |v: Option<&Value>| {
+            v.is_none_or(|v| v.is_null() || v == "" || v.as_array().is_some_and(Vec::is_empty))
+        };
         let both_unset = unset(spec.get("clusterIP")) && unset(spec.get("clusterIPs"));
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
             let related = !field.starts_with("clusterIP") || both_unset;
-            if related && unset(spec.get(field)) && let Some(value) = old["spec"].get(field) {
+            if related
+                && unset(spec.get(field))
+                && let Some(value) = old["spec"].get(field)
+            {
                 spec.insert(field.into(), value.clone());
             }
         }
@@ -337,9 +417,9 @@ pub fn inherit(kind: &Kind, new: &mut Value, old: &Value) {
     let keeps_ports = |t: &str| matches!(t, "NodePort" | "LoadBalancer");
     if let Some(Value::Array(list)) = spec.get_mut("ports") {
         for port in list {
-            let old_port = items(old, &["spec", "ports"])
-                .iter()
-                .find(|o| o["port"] == port["port"] && text(o, &["protocol"]) == text(port, &["protocol"]));
+            let old_port = items(old, &["spec", "ports"]).iter().find(|o| {
+                o["port"] == port["port"] && text(o, &["protocol"]) == text(port, &["protocol"])
+            });
             let given = port["nodePort"].as_u64().unwrap_or(0);
             if keeps_ports(&new_type) && given == 0 {
                 if let Some(number) = old_port.and_then(|o| o.get("nodePort")) {
@@ -361,7 +441,10 @@ mod tests {
     use super::*;
 
     fn allocator() -> (Allocator, &'static Kind) {
-        let range = ServiceRange { base: Ipv4Addr::new(10, 43, 0, 0), prefix: 16 };
+        let range = ServiceRange {
+            base: Ipv4Addr::new(10, 43, 0, 0),
+            prefix: 16,
+        };
         let kind = api::facts::kind("", "v1", "services").unwrap();
         (Allocator::new(range, World::seeded(1), &[]), kind)
     }
@@ -377,7 +460,11 @@ mod tests {
         let claim = a.claim(kind, &mut first, None).unwrap();
         let mut second = first.clone();
         let error = a.claim(kind, &mut second, None).err().unwrap();
-        assert!(error.message.contains("provided IP is already allocated"), "{}", error.message);
+        assert!(
+            error.message.contains("provided IP is already allocated"),
+            "{}",
+            error.message
+        );
         drop(claim);
         a.claim(kind, &mut second, None).unwrap().keep();
         a.release(kind, &second);
@@ -387,17 +474,27 @@ mod tests {
     #[tokio::test]
     async fn node_ports_are_allocated_checked_and_inherited() {
         let (a, kind) = allocator();
-        let mut s = service(json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
+        let mut s =
+            service(json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
         a.claim(kind, &mut s, None).unwrap().keep();
         let port = s["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
         assert!((30_000..=32_767).contains(&port));
-        let mut update = service(json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
+        let mut update =
+            service(json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
         inherit(kind, &mut update, &s);
         assert_eq!(update["spec"]["ports"][0]["nodePort"], port);
         assert_eq!(update["spec"]["clusterIP"], s["spec"]["clusterIP"]);
         a.claim(kind, &mut update, Some(&s)).unwrap().keep();
-        let mut outside = service(json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 80}]}));
+        let mut outside = service(
+            json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 80}]}),
+        );
         let error = a.claim(kind, &mut outside, None).err().unwrap();
-        assert!(error.message.contains("not in the valid range. The range of valid ports is 30000-32767"), "{}", error.message);
+        assert!(
+            error
+                .message
+                .contains("not in the valid range. The range of valid ports is 30000-32767"),
+            "{}",
+            error.message
+        );
     }
 }

@@ -44,9 +44,15 @@ pub struct Accepted {
 /// # Errors
 /// 406 when nothing of it can be given.
 pub fn negotiate(headers: &HeaderMap, query: &crate::request::Query) -> Result<Accepted, Status> {
-    let header = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let header = headers
+        .get(http::header::ACCEPT)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
     if header.trim().is_empty() {
-        return Ok(Accepted { form: Form::Object, yaml: false });
+        return Ok(Accepted {
+            form: Form::Object,
+            yaml: false,
+        });
     }
     for clause in header.split(',') {
         let mut parts = clause.split(';').map(str::trim);
@@ -56,7 +62,10 @@ pub fn negotiate(headers: &HeaderMap, query: &crate::request::Query) -> Result<A
             _ => continue,
         };
         let parameter = |name: &str| {
-            clause.split(';').map(str::trim).find_map(|p| p.strip_prefix(name)?.strip_prefix('='))
+            clause
+                .split(';')
+                .map(str::trim)
+                .find_map(|p| p.strip_prefix(name)?.strip_prefix('='))
         };
         let form = match (parameter("as"), parameter("g"), parameter("v")) {
             (None, _, _) => Form::Object,
@@ -68,22 +77,33 @@ pub fn negotiate(headers: &HeaderMap, query: &crate::request::Query) -> Result<A
                 };
                 Form::Table { include }
             }
-            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => {
-                Form::Metadata
-            }
+            (
+                Some("PartialObjectMetadata" | "PartialObjectMetadataList"),
+                Some("meta.k8s.io"),
+                Some("v1"),
+            ) => Form::Metadata,
             _ => continue,
         };
         return Ok(Accepted { form, yaml });
     }
-    Err(Status::not_acceptable(&["application/json", "application/yaml"]))
+    Err(Status::not_acceptable(&[
+        "application/json",
+        "application/yaml",
+    ]))
 }
 
 fn respond(code: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = code;
     let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
-    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache, private"));
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static(content_type),
+    );
+    headers.insert(
+        http::header::CACHE_CONTROL,
+        http::HeaderValue::from_static("no-cache, private"),
+    );
     response
 }
 
@@ -113,7 +133,10 @@ pub fn failure(status: &Status) -> Response<Body> {
     if let Some(details) = &status.details
         && details.retry_after_seconds > 0
     {
-        response.headers_mut().insert(http::header::RETRY_AFTER, details.retry_after_seconds.into());
+        response.headers_mut().insert(
+            http::header::RETRY_AFTER,
+            details.retry_after_seconds.into(),
+        );
     }
     response
 }
@@ -160,7 +183,13 @@ pub fn render_one(core: &Core, kind: &'static Kind, form: Form, wire: &Bytes) ->
         Form::Metadata => partial(&object),
         Form::Table { include } => {
             let version = object["metadata"]["resourceVersion"].clone();
-            table(core, kind, json!({"resourceVersion": version}), std::slice::from_ref(&object), include)
+            table(
+                core,
+                kind,
+                json!({"resourceVersion": version}),
+                std::slice::from_ref(&object),
+                include,
+            )
         }
     };
     rendered.to_string().into()
@@ -170,7 +199,13 @@ fn partial(object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
 }
 
-fn table(core: &Core, kind: &'static Kind, metadata: Value, objects: &[Value], include: Include) -> Value {
+fn table(
+    core: &Core,
+    kind: &'static Kind,
+    metadata: Value,
+    objects: &[Value],
+    include: Include,
+) -> Value {
     let now = core.world.now();
     let columns: Vec<Value> = strategy::columns(kind)
         .iter()
@@ -203,7 +238,12 @@ fn table(core: &Core, kind: &'static Kind, metadata: Value, objects: &[Value], i
 ///
 /// # Errors
 /// 500 when a stored object cannot be decoded.
-pub fn list(core: &Core, kind: &'static Kind, accepted: Accepted, page: &Page) -> Result<Response<Body>, Status> {
+pub fn list(
+    core: &Core,
+    kind: &'static Kind,
+    accepted: Accepted,
+    page: &Page,
+) -> Result<Response<Body>, Status> {
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if !page.continue_token.is_empty() {
         metadata["continue"] = page.continue_token.clone().into();
@@ -212,7 +252,10 @@ pub fn list(core: &Core, kind: &'static Kind, accepted: Accepted, page: &Page) -
         metadata["remainingItemCount"] = remaining.into();
     }
     let decoded = || -> Result<Vec<Value>, Status> {
-        page.entries.iter().map(|e| crate::registry::codec::decode(e)).collect()
+        page.entries
+            .iter()
+            .map(|e| crate::registry::codec::decode(e))
+            .collect()
     };
     let rendered = match accepted.form {
         Form::Object if !accepted.yaml => {
@@ -221,7 +264,11 @@ pub fn list(core: &Core, kind: &'static Kind, accepted: Accepted, page: &Page) -
                 kind.list_kind,
                 kind.api_version()
             );
-            return Ok(respond(StatusCode::OK, "application/json", concatenate(head, &page.entries)));
+            return Ok(respond(
+                StatusCode::OK,
+                "application/json",
+                concatenate(head, &page.entries),
+            ));
         }
         Form::Object => json!({
             "kind": kind.list_kind, "apiVersion": kind.api_version(), "metadata": metadata, "items": decoded()?,
@@ -252,7 +299,10 @@ fn concatenate(head: String, entries: &[Arc<Entry>]) -> Body {
         }
         gathered.extend_from_slice(&entry.wire);
         if gathered.len() >= CHUNK {
-            chunks.push(Bytes::from(std::mem::replace(&mut gathered, Vec::with_capacity(CHUNK * 2))));
+            chunks.push(Bytes::from(std::mem::replace(
+                &mut gathered,
+                Vec::with_capacity(CHUNK * 2),
+            )));
         }
     }
     gathered.extend_from_slice(b"]}\n");

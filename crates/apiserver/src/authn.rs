@@ -44,16 +44,25 @@ impl Authenticator {
             if !scheme.eq_ignore_ascii_case("bearer") {
                 return Err(unauthorized());
             }
-            return self.token(token.trim(), &[ISSUER.to_owned()], now).await.map_err(|error| {
-                tracing::debug!(error, "a token was refused");
-                unauthorized()
-            });
+            return self
+                .token(token.trim(), &[ISSUER.to_owned()], now)
+                .await
+                .map_err(|error| {
+                    tracing::debug!(error, "a token was refused");
+                    unauthorized()
+                });
         }
         // The WebSocket of a browser cannot set headers: the token comes as a sub-protocol.
         if let Some(token) = websocket_token(head) {
-            return self.token(&token, &[ISSUER.to_owned()], now).await.map_err(|_| unauthorized());
+            return self
+                .token(&token, &[ISSUER.to_owned()], now)
+                .await
+                .map_err(|_| unauthorized());
         }
-        let certificate = head.extensions.get::<Peer>().and_then(|p| p.certificates.first());
+        let certificate = head
+            .extensions
+            .get::<Peer>()
+            .and_then(|p| p.certificates.first());
         match certificate {
             Some(der) => {
                 let subject = pki::authority::subject(der).map_err(|_| unauthorized())?;
@@ -70,7 +79,12 @@ impl Authenticator {
     ///
     /// # Errors
     /// A sentence: what is wrong with the token.
-    pub async fn token(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<User, String> {
+    pub async fn token(
+        &self,
+        token: &str,
+        audiences: &[String],
+        now: Timestamp,
+    ) -> Result<User, String> {
         let claims = self.tokens.verify(token).map_err(|e| e.to_string())?;
         if claims["iss"] != ISSUER {
             return Err("another issuer made the token".into());
@@ -83,21 +97,30 @@ impl Authenticator {
             return Err("the token is not valid yet".into());
         }
         let theirs = claims["aud"].as_array().map_or(&[][..], Vec::as_slice);
-        if !theirs.iter().any(|a| audiences.iter().any(|b| a.as_str() == Some(b))) {
+        if !theirs
+            .iter()
+            .any(|a| audiences.iter().any(|b| a.as_str() == Some(b)))
+        {
             return Err("the token is for another audience".into());
         }
         let bound = &claims["kubernetes.io"];
         let namespace = text(bound, &["namespace"]);
         let account = text(bound, &["serviceaccount", "name"]);
-        self.alive("serviceaccounts", namespace, &bound["serviceaccount"]).await?;
+        self.alive("serviceaccounts", namespace, &bound["serviceaccount"])
+            .await?;
         let mut user = User::named(
             format!("system:serviceaccount:{namespace}:{account}"),
-            vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")],
+            vec![
+                "system:serviceaccounts".into(),
+                format!("system:serviceaccounts:{namespace}"),
+            ],
         );
         user.uid = text(bound, &["serviceaccount", "uid"]).to_owned();
         if let Some(jti) = claims["jti"].as_str() {
-            user.extra
-                .insert("authentication.kubernetes.io/credential-id".into(), vec![format!("JTI={jti}")]);
+            user.extra.insert(
+                "authentication.kubernetes.io/credential-id".into(),
+                vec![format!("JTI={jti}")],
+            );
         }
         for (claim, resource) in [("pod", "pods"), ("secret", "secrets"), ("node", "minions")] {
             let reference = &bound[claim];
@@ -112,7 +135,8 @@ impl Authenticator {
             if claim != "secret" {
                 for part in ["name", "uid"] {
                     let key = format!("authentication.kubernetes.io/{claim}-{part}");
-                    user.extra.insert(key, vec![text(reference, &[part]).to_owned()]);
+                    user.extra
+                        .insert(key, vec![text(reference, &[part]).to_owned()]);
                 }
             }
         }
@@ -120,7 +144,12 @@ impl Authenticator {
     }
 
     /// Checks that what a token is bound to still exists and is the same object.
-    async fn alive(&self, resource: &str, namespace: &str, reference: &Value) -> Result<(), String> {
+    async fn alive(
+        &self,
+        resource: &str,
+        namespace: &str,
+        reference: &Value,
+    ) -> Result<(), String> {
         let (name, uid) = (text(reference, &["name"]), text(reference, &["uid"]));
         let key = if namespace.is_empty() {
             format!("/registry/{resource}/{name}")
@@ -135,7 +164,11 @@ impl Authenticator {
             metadata: client::ObjectMeta,
         }
         let head: Head = serde_json::from_slice(&entry.wire).map_err(|e| e.to_string())?;
-        if head.metadata.uid == uid { Ok(()) } else { Err(gone()) }
+        if head.metadata.uid == uid {
+            Ok(())
+        } else {
+            Err(gone())
+        }
     }
 }
 
@@ -143,9 +176,17 @@ const WEBSOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 
 fn websocket_token(head: &Parts) -> Option<String> {
     use base64::Engine as _;
-    let protocols = head.headers.get(http::header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
-    let encoded = protocols.split(',').find_map(|p| p.trim().strip_prefix(WEBSOCKET_TOKEN))?;
-    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok()?;
+    let protocols = head
+        .headers
+        .get(http::header::SEC_WEBSOCKET_PROTOCOL)?
+        .to_str()
+        .ok()?;
+    let encoded = protocols
+        .split(',')
+        .find_map(|p| p.trim().strip_prefix(WEBSOCKET_TOKEN))?;
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(encoded)
+        .ok()?;
     String::from_utf8(bytes).ok()
 }
 

@@ -16,7 +16,10 @@ use crate::user::User;
 /// The system itself, for what it writes at start.
 fn context() -> Context {
     let user = User::named("system:apiserver", vec!["system:masters".into()]);
-    Context { user, warnings: std::sync::Mutex::default() }
+    Context {
+        user,
+        warnings: std::sync::Mutex::default(),
+    }
 }
 
 /// Makes what is missing.
@@ -25,36 +28,65 @@ fn context() -> Context {
 /// When something cannot be written.
 pub async fn run(core: &Core, advertise: SocketAddr) -> Result<(), Status> {
     let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"];
-    all(core, namespaces.map(|name| ("", "namespaces", json!({"metadata": {"name": name}}))).into()).await?;
+    all(
+        core,
+        namespaces
+            .map(|name| ("", "namespaces", json!({"metadata": {"name": name}})))
+            .into(),
+    )
+    .await?;
     let rbac = [
         ("clusterroles", strategy::rbac_bootstrap::cluster_roles()),
         ("clusterroles", strategy::rbac_bootstrap::controller_roles()),
-        ("clusterrolebindings", strategy::rbac_bootstrap::cluster_role_bindings()),
-        ("clusterrolebindings", strategy::rbac_bootstrap::controller_role_bindings()),
+        (
+            "clusterrolebindings",
+            strategy::rbac_bootstrap::cluster_role_bindings(),
+        ),
+        (
+            "clusterrolebindings",
+            strategy::rbac_bootstrap::controller_role_bindings(),
+        ),
         ("roles", strategy::rbac_bootstrap::roles()),
         ("rolebindings", strategy::rbac_bootstrap::role_bindings()),
     ];
     let mut objects = Vec::new();
     for (plural, list) in rbac {
-        objects.extend(list.into_iter().map(|o| ("rbac.authorization.k8s.io", plural, o)));
+        objects.extend(
+            list.into_iter()
+                .map(|o| ("rbac.authorization.k8s.io", plural, o)),
+        );
     }
     for (name, value, about) in [
-        ("system-cluster-critical", 2_000_000_000_i64, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
-        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+        (
+            "system-cluster-critical",
+            2_000_000_000_i64,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
     ] {
         let class = json!({"metadata": {"name": name}, "value": value, "description": about});
         objects.push(("scheduling.k8s.io", "priorityclasses", class));
     }
-    objects.push(("", "configmaps", json!({
-        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
-        "data": {"client-ca-file": core.client_ca},
-    })));
+    objects.push((
+        "",
+        "configmaps",
+        json!({
+            "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+            "data": {"client-ca-file": core.client_ca},
+        }),
+    ));
     all(core, objects).await?;
     kubernetes_service(core, advertise).await
 }
 
 async fn all(core: &Core, objects: Vec<(&str, &str, Value)>) -> Result<(), Status> {
-    let writes = objects.into_iter().map(|(group, plural, object)| ensure(core, group, plural, object));
+    let writes = objects
+        .into_iter()
+        .map(|(group, plural, object)| ensure(core, group, plural, object));
     join_all(writes).await.into_iter().collect()
 }
 
@@ -68,13 +100,19 @@ async fn ensure(core: &Core, group: &str, plural: &str, mut wanted: Value) -> Re
     let name = object::name(&wanted).to_owned();
     match core.get_value(kind, &namespace, &name).await {
         Ok(current) => {
-            let Some(updated) = reconciled(&current, &wanted) else { return Ok(()) };
+            let Some(updated) = reconciled(&current, &wanted) else {
+                return Ok(());
+            };
             let mut change = |_: &Value| Ok(updated.clone());
             let options = WriteOptions::default();
-            core.update(&context, kind, &namespace, &name, "", &mut change, &options).await.map(|_| ())
+            core.update(&context, kind, &namespace, &name, "", &mut change, &options)
+                .await
+                .map(|_| ())
         }
         Err(status) if status.code == 404 => {
-            let created = core.create(&context, kind, &namespace, wanted, &WriteOptions::default()).await;
+            let created = core
+                .create(&context, kind, &namespace, wanted, &WriteOptions::default())
+                .await;
             match created {
                 Err(status) if status.reason != "AlreadyExists" => Err(status),
                 _ => Ok(()),
@@ -93,12 +131,21 @@ fn reconciled(current: &Value, wanted: &Value) -> Option<Value> {
     }
     let mut updated = current.clone();
     // An aggregated role's rules are the aggregation's.
-    let list = if wanted.get("aggregationRule").is_some() { "aggregationRule" } else if wanted.get("subjects").is_some() { "subjects" } else { "rules" };
+    let list = if wanted.get("aggregationRule").is_some() {
+        "aggregationRule"
+    } else if wanted.get("subjects").is_some() {
+        "subjects"
+    } else {
+        "rules"
+    };
     if list == "aggregationRule" {
         updated[list] = wanted[list].clone();
     } else {
-        let missing: Vec<Value> =
-            items(wanted, &[list]).iter().filter(|r| !items(current, &[list]).contains(r)).cloned().collect();
+        let missing: Vec<Value> = items(wanted, &[list])
+            .iter()
+            .filter(|r| !items(current, &[list]).contains(r))
+            .cloned()
+            .collect();
         if !missing.is_empty() {
             let mut rules = items(current, &[list]).to_vec();
             rules.extend(missing);
@@ -139,11 +186,24 @@ async fn kubernetes_service(core: &Core, advertise: SocketAddr) -> Result<(), St
         "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
     });
     set(core, "", "endpoints", endpoints, "subsets").await?;
-    set(core, "discovery.k8s.io", "endpointslices", slice, "endpoints").await
+    set(
+        core,
+        "discovery.k8s.io",
+        "endpointslices",
+        slice,
+        "endpoints",
+    )
+    .await
 }
 
 /// Creates the object or brings `field` and the ports up to date.
-async fn set(core: &Core, group: &str, plural: &str, wanted: Value, field: &str) -> Result<(), Status> {
+async fn set(
+    core: &Core,
+    group: &str,
+    plural: &str,
+    wanted: Value,
+    field: &str,
+) -> Result<(), Status> {
     ensure(core, group, plural, wanted.clone()).await?;
     let kind = core.kind(group, "v1", plural)?;
     let mut change = |current: &Value| {
@@ -156,5 +216,15 @@ async fn set(core: &Core, group: &str, plural: &str, wanted: Value, field: &str)
         Ok(new)
     };
     let (namespace, name) = ("default", object::name(&wanted));
-    core.update(&context(), kind, namespace, name, "", &mut change, &WriteOptions::default()).await.map(|_| ())
+    core.update(
+        &context(),
+        kind,
+        namespace,
+        name,
+        "",
+        &mut change,
+        &WriteOptions::default(),
+    )
+    .await
+    .map(|_| ())
 }

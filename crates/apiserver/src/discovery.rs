@@ -14,24 +14,33 @@ fn served() -> impl Iterator<Item = &'static Kind> {
 
 /// `v1`, `apps/v1`.
 fn api_version(group: &str, version: &str) -> String {
-    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+    if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    }
 }
 
 /// Groups in upstream's order of preference, each with its versions, newest first.
 fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     for kind in served() {
-        let at = groups.iter().position(|(g, _)| *g == kind.group).unwrap_or_else(|| {
-            groups.push((kind.group, Vec::new()));
-            groups.len() - 1
-        });
+        let at = groups
+            .iter()
+            .position(|(g, _)| *g == kind.group)
+            .unwrap_or_else(|| {
+                groups.push((kind.group, Vec::new()));
+                groups.len() - 1
+            });
         let versions = &mut groups[at].1;
         if !versions.contains(&kind.version) {
             versions.push(kind.version);
         }
     }
     for (_, versions) in &mut groups {
-        versions.sort_by_key(|v| std::cmp::Reverse(v.trim_start_matches('v').parse::<u32>().unwrap_or(0)));
+        versions.sort_by_key(|v| {
+            std::cmp::Reverse(v.trim_start_matches('v').parse::<u32>().unwrap_or(0))
+        });
     }
     groups
 }
@@ -39,13 +48,21 @@ fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
-    let accept = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let accept = headers
+        .get(http::header::ACCEPT)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
     accept.split(',').any(|clause| {
         let mut parts: Vec<&str> = clause.split(';').map(str::trim).collect();
         parts.sort_unstable();
-        ["application/json", "as=APIGroupDiscoveryList", "g=apidiscovery.k8s.io", "v=v2"]
-            .iter()
-            .all(|p| parts.contains(p))
+        [
+            "application/json",
+            "as=APIGroupDiscoveryList",
+            "g=apidiscovery.k8s.io",
+            "v=v2",
+        ]
+        .iter()
+        .all(|p| parts.contains(p))
     })
 }
 
@@ -64,7 +81,11 @@ fn aggregated(headers: &HeaderMap, core_group: bool) -> Response<Body> {
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
-            let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+            let metadata = if group.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group, "creationTimestamp": null})
+            };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -73,7 +94,9 @@ fn aggregated(headers: &HeaderMap, core_group: bool) -> Response<Body> {
     })
     .to_string();
     let etag = format!("\"{}\"", hash(document.as_bytes()));
-    let known = headers.get(http::header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes());
+    let known = headers
+        .get(http::header::IF_NONE_MATCH)
+        .is_some_and(|v| v.as_bytes() == etag.as_bytes());
     let mut response = if known {
         let mut response = Response::new(body::full(""));
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -82,7 +105,10 @@ fn aggregated(headers: &HeaderMap, core_group: bool) -> Response<Body> {
         answer::json(StatusCode::OK, document)
     };
     let out = response.headers_mut();
-    out.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(AGGREGATED));
+    out.insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static(AGGREGATED),
+    );
     out.insert(http::header::VARY, http::HeaderValue::from_static("Accept"));
     if let Ok(etag) = etag.parse() {
         out.insert(http::header::ETAG, etag);
@@ -94,7 +120,10 @@ fn aggregated(headers: &HeaderMap, core_group: bool) -> Response<Body> {
 #[must_use]
 pub fn hash(bytes: &[u8]) -> String {
     use sha2::Digest as _;
-    sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02X}")).collect()
+    sha2::Sha256::digest(bytes)
+        .iter()
+        .map(|b| format!("{b:02X}"))
+        .collect()
 }
 
 fn aggregated_resource(kind: &'static Kind) -> Value {
@@ -149,7 +178,11 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
             resource["storageVersionHash"] = short.into();
         }
         resources.push(resource);
-        for sub in kind.subresources.iter().filter(|s| crate::subresource::is_served(kind, s.name)) {
+        for sub in kind
+            .subresources
+            .iter()
+            .filter(|s| crate::subresource::is_served(kind, s.name))
+        {
             let mut resource = json!({
                 "name": format!("{}/{}", kind.plural, sub.name), "singularName": "",
                 "namespaced": kind.namespaced, "kind": sub.kind, "verbs": sub.verbs,
@@ -180,7 +213,11 @@ fn group_document(group: &str, versions: &[&str]) -> Value {
 ///
 /// # Errors
 /// 404 for groups and versions that are not served.
-pub fn serve(path: &str, headers: &HeaderMap, address: &str) -> Option<Result<Response<Body>, Status>> {
+pub fn serve(
+    path: &str,
+    headers: &HeaderMap,
+    address: &str,
+) -> Option<Result<Response<Body>, Status>> {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let missing = || Err(Status::no_such_path());
     let found = |document: Option<Value>| document.map_or_else(missing, |d| Ok(answer::value(&d)));
@@ -197,7 +234,9 @@ pub fn serve(path: &str, headers: &HeaderMap, address: &str) -> Option<Result<Re
                 .filter(|(g, _)| !g.is_empty())
                 .map(|(g, versions)| group_document(g, versions))
                 .collect();
-            Ok(answer::value(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})))
+            Ok(answer::value(
+                &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list}),
+            ))
         }
         ["api", version] => found(resource_list("", version)),
         ["apis", group] => {

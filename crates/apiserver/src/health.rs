@@ -14,7 +14,11 @@ use crate::{Core, answer, discovery};
 ///
 /// # Errors
 /// 404, 405.
-pub async fn serve(core: &Core, info: &RequestInfo, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+pub async fn serve(
+    core: &Core,
+    info: &RequestInfo,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, Status> {
     if !matches!(info.verb, "get" | "head") {
         return Err(Status::no_such_path());
     }
@@ -41,7 +45,9 @@ pub async fn serve(core: &Core, info: &RequestInfo, headers: &HeaderMap) -> Resu
         _ => {
             let mut parts = path.trim_start_matches('/').splitn(2, '/');
             match parts.next() {
-                Some(probe @ ("healthz" | "livez" | "readyz")) => health(core, info, probe, parts.next()).await,
+                Some(probe @ ("healthz" | "livez" | "readyz")) => {
+                    health(core, info, probe, parts.next()).await
+                }
                 _ => Err(Status::no_such_path()),
             }
         }
@@ -68,25 +74,47 @@ fn platform() -> &'static str {
     }
 }
 
-async fn health(core: &Core, info: &RequestInfo, probe: &str, only: Option<&str>) -> Result<Response<Body>, Status> {
+async fn health(
+    core: &Core,
+    info: &RequestInfo,
+    probe: &str,
+    only: Option<&str>,
+) -> Result<Response<Body>, Status> {
     let stored = core.store.get("/registry/namespaces/default").await;
     let shutting_down = core.shutdown.is_cancelled();
     let mut checks = vec![
         ("ping", Ok(())),
-        ("etcd", stored.as_ref().map(|_| ()).map_err(ToString::to_string)),
+        (
+            "etcd",
+            stored.as_ref().map(|_| ()).map_err(ToString::to_string),
+        ),
         (
             "poststarthook/bootstrap",
-            if core.ready.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) },
+            if core.ready.load(Ordering::Acquire) {
+                Ok(())
+            } else {
+                Err("not finished".into())
+            },
         ),
     ];
     if probe == "readyz" {
-        checks.push(("shutdown", if shutting_down { Err("process is shutting down".to_owned()) } else { Ok(()) }));
+        checks.push((
+            "shutdown",
+            if shutting_down {
+                Err("process is shutting down".to_owned())
+            } else {
+                Ok(())
+            },
+        ));
     }
     if let Some(only) = only {
         let check = checks.into_iter().find(|(name, _)| *name == only);
         return match check {
             Some((_, Ok(()))) => Ok(answer::text(StatusCode::OK, "ok")),
-            Some((_, Err(why))) => Ok(answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {why}"))),
+            Some((_, Err(why))) => Ok(answer::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("internal server error: {why}"),
+            )),
             None => Err(Status::no_such_path()),
         };
     }
@@ -109,7 +137,10 @@ async fn health(core: &Core, info: &RequestInfo, probe: &str, only: Option<&str>
         return Ok(answer::text(StatusCode::INTERNAL_SERVER_ERROR, text));
     }
     if info.query.has("verbose") {
-        return Ok(answer::text(StatusCode::OK, format!("{report}{probe} check passed\n")));
+        return Ok(answer::text(
+            StatusCode::OK,
+            format!("{report}{probe} check passed\n"),
+        ));
     }
     Ok(answer::text(StatusCode::OK, "ok"))
 }
@@ -117,12 +148,23 @@ async fn health(core: &Core, info: &RequestInfo, probe: &str, only: Option<&str>
 /// The OpenAPI documents: JSON, and v2 as protobuf too, which older kubectls insist on.
 fn openapi(core: &Core, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     use api::openapi_protobuf::{ANSWERED_MEDIA_TYPE, MEDIA_TYPE};
-    let accept = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let accepts = |wanted: &[&str]| accept.split(',').any(|c| wanted.contains(&c.split(';').next().unwrap_or("").trim()));
+    let accept = headers
+        .get(http::header::ACCEPT)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
+    let accepts = |wanted: &[&str]| {
+        accept
+            .split(',')
+            .any(|c| wanted.contains(&c.split(';').next().unwrap_or("").trim()))
+    };
     if path == "/openapi/v2" && accepts(&[MEDIA_TYPE]) {
-        let document: serde_json::Value = serde_json::from_slice(&core.openapi().v2()).map_err(Status::internal)?;
+        let document: serde_json::Value =
+            serde_json::from_slice(&core.openapi().v2()).map_err(Status::internal)?;
         let mut response = answer::json(StatusCode::OK, api::openapi_protobuf::encode(&document));
-        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(ANSWERED_MEDIA_TYPE));
+        response.headers_mut().insert(
+            http::header::CONTENT_TYPE,
+            http::HeaderValue::from_static(ANSWERED_MEDIA_TYPE),
+        );
         return Ok(response);
     }
     if !accept.is_empty() && !accepts(&["application/json", "application/*", "*/*"]) {
@@ -139,7 +181,10 @@ fn openapi(core: &Core, path: &str, headers: &HeaderMap) -> Result<Response<Body
     };
     let bytes = document.ok_or_else(Status::no_such_path)?;
     let etag = format!("\"{}\"", discovery::hash(&bytes));
-    if headers.get(http::header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes()) {
+    if headers
+        .get(http::header::IF_NONE_MATCH)
+        .is_some_and(|v| v.as_bytes() == etag.as_bytes())
+    {
         return Ok(answer::text(StatusCode::NOT_MODIFIED, ""));
     }
     let mut response = answer::json(StatusCode::OK, bytes);

@@ -128,7 +128,8 @@ impl Core {
 
     /// The OpenAPI documents, built when the first is asked for.
     fn openapi(&self) -> &api::openapi::OpenApi {
-        self.openapi.get_or_init(|| api::openapi::OpenApi::new(served))
+        self.openapi
+            .get_or_init(|| api::openapi::OpenApi::new(served))
     }
 
     /// How long an object of this kind lives.
@@ -143,14 +144,36 @@ impl ApiServer {
     /// # Errors
     /// When the store cannot be read or written.
     pub async fn start(options: Options) -> Result<Arc<Self>, Status> {
-        let Options { world, store, tokens, client_ca, kubelet_tls, services, advertise, shutdown } = options;
-        let rbac = Rbac::start(store.clone(), &shutdown).await.map_err(registry::store_status)?;
-        let range = store.range("/registry/services/specs/", None, None, 0).await;
+        let Options {
+            world,
+            store,
+            tokens,
+            client_ca,
+            kubelet_tls,
+            services,
+            advertise,
+            shutdown,
+        } = options;
+        let rbac = Rbac::start(store.clone(), &shutdown)
+            .await
+            .map_err(registry::store_status)?;
+        let range = store
+            .range("/registry/services/specs/", None, None, 0)
+            .await;
         let existing = range.map_err(registry::store_status)?.entries;
-        let existing: Vec<_> = existing.iter().map(|e| registry::codec::decode(e)).collect::<Result<_, _>>()?;
+        let existing: Vec<_> = existing
+            .iter()
+            .map(|e| registry::codec::decode(e))
+            .collect::<Result<_, _>>()?;
         let core = Arc::new(Core {
-            authenticator: Authenticator { tokens: tokens.clone(), store: store.clone() },
-            authorizer: Authorizer { rbac, store: store.clone() },
+            authenticator: Authenticator {
+                tokens: tokens.clone(),
+                store: store.clone(),
+            },
+            authorizer: Authorizer {
+                rbac,
+                store: store.clone(),
+            },
             allocator: Allocator::new(services, world.clone(), &existing),
             world,
             store,
@@ -186,9 +209,21 @@ impl Handler for ApiServer {
         let labels = format!(
             "verb=\"{}\",group=\"{}\",resource=\"{}\",subresource=\"{}\"",
             info.verb.to_ascii_uppercase(),
-            if known(&info) { info.group.as_str() } else { "" },
-            if known(&info) { info.resource.as_str() } else { "" },
-            if known(&info) { info.subresource.as_str() } else { "" },
+            if known(&info) {
+                info.group.as_str()
+            } else {
+                ""
+            },
+            if known(&info) {
+                info.resource.as_str()
+            } else {
+                ""
+            },
+            if known(&info) {
+                info.subresource.as_str()
+            } else {
+                ""
+            },
         );
         let answered = if info.is_read_only() {
             guarded(core.clone(), info, request).await
@@ -196,11 +231,20 @@ impl Handler for ApiServer {
             // A write goes on when its caller is dropped, so that nothing is half done (DESIGN §6).
             let core = core.clone();
             let task = tokio::spawn(async move { guarded(core, info, request).await });
-            task.await.unwrap_or_else(|e| answer::failure(&Status::internal(e)))
+            task.await
+                .unwrap_or_else(|e| answer::failure(&Status::internal(e)))
         };
         let code = answered.status().as_u16();
-        let about = "Counter of apiserver requests broken out for each verb, group, resource and code.";
-        core.world.metrics.counter("apiserver_request_total", about, &format!("{labels},code=\"{code}\"")).inc();
+        let about =
+            "Counter of apiserver requests broken out for each verb, group, resource and code.";
+        core.world
+            .metrics
+            .counter(
+                "apiserver_request_total",
+                about,
+                &format!("{labels},code=\"{code}\""),
+            )
+            .inc();
         answered
     }
 }
@@ -220,31 +264,53 @@ async fn guarded(core: Arc<Core>, info: RequestInfo, request: Request<Body>) -> 
         Err(_) => {
             tracing::error!(verb, path, "a request handler panicked");
             let about = "Requests whose handler panicked.";
-            core.world.metrics.counter("skiff_apiserver_panics_total", about, "").inc();
-            answer::failure(&Status::internal("this request caused apiserver to panic. Look in the logs for details"))
+            core.world
+                .metrics
+                .counter("skiff_apiserver_panics_total", about, "")
+                .inc();
+            answer::failure(&Status::internal(
+                "this request caused apiserver to panic. Look in the logs for details",
+            ))
         }
     }
 }
 
-async fn answer_request(core: Arc<Core>, info: RequestInfo, request: Request<Body>) -> Response<Body> {
+async fn answer_request(
+    core: Arc<Core>,
+    info: RequestInfo,
+    request: Request<Body>,
+) -> Response<Body> {
     let streams = info.verb == "watch"
-        || matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "log" | "proxy");
+        || matches!(
+            info.subresource.as_str(),
+            "exec" | "attach" | "portforward" | "log" | "proxy"
+        );
     let work = permitted(core, info, request);
     let answered = if streams {
         work.await
     } else {
         match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
             Ok(answered) => answered,
-            Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 1)),
+            Err(_) => Err(Status::timeout(
+                "request did not complete within the allotted timeout",
+                1,
+            )),
         }
     };
     answered.unwrap_or_else(|status| answer::failure(&status))
 }
 
 /// Authenticates, authorizes and answers.
-async fn permitted(core: Arc<Core>, info: RequestInfo, request: Request<Body>) -> Result<Response<Body>, Status> {
+async fn permitted(
+    core: Arc<Core>,
+    info: RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     let (head, request_body) = request.into_parts();
-    let user = core.authenticator.authenticate(&head, core.world.now()).await?;
+    let user = core
+        .authenticator
+        .authenticate(&head, core.world.now())
+        .await?;
     let user = impersonated(&core, user, &head.headers).await?;
     let attributes = Attributes::of(&info);
     if let Decision::NoOpinion(reason) = core.authorizer.authorize(&user, &attributes).await {
@@ -253,9 +319,21 @@ async fn permitted(core: Arc<Core>, info: RequestInfo, request: Request<Body>) -
     if !info.is_resource() {
         return health::serve(&core, &info, &head.headers).await;
     }
-    let context = Context { user, warnings: std::sync::Mutex::default() };
-    let mut response = resource::serve(&core, &context, &info, Request::from_parts(head, request_body)).await?;
-    let warnings = context.warnings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let context = Context {
+        user,
+        warnings: std::sync::Mutex::default(),
+    };
+    let mut response = resource::serve(
+        &core,
+        &context,
+        &info,
+        Request::from_parts(head, request_body),
+    )
+    .await?;
+    let warnings = context
+        .warnings
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     for warning in warnings {
         let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
@@ -270,7 +348,12 @@ fn refused(attributes: &Attributes, user: &user::User, reason: &str) -> Status {
     if !reason.is_empty() {
         why = format!("{why}: {reason}");
     }
-    let mut status = Status::forbidden(&attributes.group, &attributes.resource_path(), &attributes.name, &why);
+    let mut status = Status::forbidden(
+        &attributes.group,
+        &attributes.resource_path(),
+        &attributes.name,
+        &why,
+    );
     if attributes.resource.is_empty() {
         status.message = format!("forbidden: {why}");
     }
@@ -278,10 +361,20 @@ fn refused(attributes: &Attributes, user: &user::User, reason: &str) -> Status {
 }
 
 /// Whoever may `impersonate` acts as another (`kubectl --as`).
-async fn impersonated(core: &Core, user: user::User, headers: &http::HeaderMap) -> Result<user::User, Status> {
+async fn impersonated(
+    core: &Core,
+    user: user::User,
+    headers: &http::HeaderMap,
+) -> Result<user::User, Status> {
     let text = |v: &HeaderValue| v.to_str().map(str::to_owned).unwrap_or_default();
-    let Some(name) = headers.get("impersonate-user").map(text) else { return Ok(user) };
-    let groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
+    let Some(name) = headers.get("impersonate-user").map(text) else {
+        return Ok(user);
+    };
+    let groups: Vec<String> = headers
+        .get_all("impersonate-group")
+        .iter()
+        .map(text)
+        .collect();
     let mut wanted = vec![("users", name.clone(), String::new())];
     if let Some(account) = name.strip_prefix("system:serviceaccount:")
         && let Some((namespace, account)) = account.split_once(':')
@@ -306,7 +399,10 @@ async fn impersonated(core: &Core, user: user::User, headers: &http::HeaderMap) 
         && let Some(account) = name.strip_prefix("system:serviceaccount:")
         && let Some((namespace, _)) = account.split_once(':')
     {
-        groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
+        groups = vec![
+            "system:serviceaccounts".into(),
+            format!("system:serviceaccounts:{namespace}"),
+        ];
     }
     if name == "system:anonymous" {
         return Ok(user::User::anonymous());
@@ -316,10 +412,12 @@ async fn impersonated(core: &Core, user: user::User, headers: &http::HeaderMap) 
 
 /// Reads a whole request body.
 async fn read_body(request: Body) -> Result<bytes::Bytes, Status> {
-    body::collect(request, MAX_BODY).await.map_err(|error| match error {
-        body::CollectError::TooLarge(limit) => {
-            Status::too_large(format!("limit is {limit}"))
-        }
-        body::CollectError::Broken(error) => Status::bad_request(format!("the request's body broke off: {error}")),
-    })
+    body::collect(request, MAX_BODY)
+        .await
+        .map_err(|error| match error {
+            body::CollectError::TooLarge(limit) => Status::too_large(format!("limit is {limit}")),
+            body::CollectError::Broken(error) => {
+                Status::bad_request(format!("the request's body broke off: {error}"))
+            }
+        })
 }

@@ -17,7 +17,9 @@ pub fn at<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
 /// The array at `path`, empty when absent.
 #[must_use]
 pub fn items<'a>(object: &'a Value, path: &[&str]) -> &'a [Value] {
-    at(object, path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    at(object, path)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
 }
 
 /// The object at `key` of `object`, made if absent or something else.
@@ -25,12 +27,16 @@ pub fn child<'a>(object: &'a mut Value, key: &str) -> &'a mut Map<String, Value>
     if !object.is_object() {
         *object = Value::Object(Map::new());
     }
-    let Value::Object(map) = object else { unreachable!("it was just made one") };
+    let Value::Object(map) = object else {
+        unreachable!("it was just made one")
+    };
     let slot = map.entry(key).or_insert_with(|| Value::Object(Map::new()));
     if !slot.is_object() {
         *slot = Value::Object(Map::new());
     }
-    let Value::Object(child) = slot else { unreachable!("it was just made one") };
+    let Value::Object(child) = slot else {
+        unreachable!("it was just made one")
+    };
     child
 }
 

@@ -32,7 +32,10 @@ impl Patch {
     /// # Errors
     /// 415 for another type, 400 for what cannot be read.
     pub fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, Status> {
-        let header = headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let header = headers
+            .get(http::header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("");
         let form = match header.split(';').next().unwrap_or("").trim() {
             "application/json-patch+json" => Form::Json,
             "application/merge-patch+json" => Form::Merge,
@@ -48,7 +51,13 @@ impl Patch {
     ///
     /// # Errors
     /// 400 for a malformed patch, 422 for one that does not apply.
-    pub fn apply(&self, ty: TypeId, kind: &Kind, name: &str, object: &Value) -> Result<Value, Status> {
+    pub fn apply(
+        &self,
+        ty: TypeId,
+        kind: &Kind,
+        name: &str,
+        object: &Value,
+    ) -> Result<Value, Status> {
         let patched = match self.form {
             Form::Json => api::patch::json_patch(object, &self.patch),
             Form::Merge => Ok(api::patch::merge_patch(object, &self.patch)),

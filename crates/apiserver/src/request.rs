@@ -50,7 +50,9 @@ impl Query {
         let mut map: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pair in text.split('&').filter(|p| !p.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            map.entry(unescape(name, true)).or_default().push(unescape(value, true));
+            map.entry(unescape(name, true))
+                .or_default()
+                .push(unescape(value, true));
         }
         Self(map)
     }
@@ -58,7 +60,10 @@ impl Query {
     /// The first value of `name`; empty when absent.
     #[must_use]
     pub fn get(&self, name: &str) -> &str {
-        self.0.get(name).and_then(|v| v.first()).map_or("", String::as_str)
+        self.0
+            .get(name)
+            .and_then(|v| v.first())
+            .map_or("", String::as_str)
     }
 
     /// All values of `name`.
@@ -70,7 +75,9 @@ impl Query {
     /// Whether `name` stands for true: present and neither `false` nor `0`.
     #[must_use]
     pub fn is_true(&self, name: &str) -> bool {
-        self.0.get(name).is_some_and(|v| !matches!(v.first().map(String::as_str), Some("false" | "0") | None))
+        self.0
+            .get(name)
+            .is_some_and(|v| !matches!(v.first().map(String::as_str), Some("false" | "0") | None))
     }
 
     /// Whether `name` was given.
@@ -119,10 +126,17 @@ pub fn resolve(method: &Method, path: &str, query: &str) -> RequestInfo {
         Method::OPTIONS => "options",
         _ => "unknown",
     };
-    let mut info =
-        RequestInfo { path: path.to_owned(), verb: plain_verb, query, ..RequestInfo::default() };
-    let parts: Vec<String> =
-        path.split('/').filter(|p| !p.is_empty()).map(|p| unescape(p, false)).collect();
+    let mut info = RequestInfo {
+        path: path.to_owned(),
+        verb: plain_verb,
+        query,
+        ..RequestInfo::default()
+    };
+    let parts: Vec<String> = path
+        .split('/')
+        .filter(|p| !p.is_empty())
+        .map(|p| unescape(p, false))
+        .collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let mut parts = match parts.as_slice() {
         ["api", version, rest @ ..] if !rest.is_empty() => {
@@ -165,7 +179,9 @@ pub fn resolve(method: &Method, path: &str, query: &str) -> RequestInfo {
         ("get" | "head", _) if watch => "watch",
         ("get" | "head", true) if info.query.is_true("watch") => "watch",
         ("get" | "head", true) => "list",
-        ("get" | "head", false) if info.subresource.is_empty() && info.query.is_true("watch") => "watch",
+        ("get" | "head", false) if info.subresource.is_empty() && info.query.is_true("watch") => {
+            "watch"
+        }
         ("get" | "head", false) => "get",
         ("post", _) => "create",
         ("put", _) => "update",
@@ -183,20 +199,63 @@ mod tests {
 
     fn told(method: Method, path: &str, query: &str) -> String {
         let i = resolve(&method, path, query);
-        format!("{} {}/{} ns={} {} {} {}", i.verb, i.group, i.version, i.namespace, i.resource, i.name, i.subresource)
+        format!(
+            "{} {}/{} ns={} {} {} {}",
+            i.verb, i.group, i.version, i.namespace, i.resource, i.name, i.subresource
+        )
     }
 
     #[test]
     fn resolves_as_upstream() {
         let cases = [
-            (Method::GET, "/api/v1/namespaces/a/pods/b/log", "", "get /v1 ns=a pods b log"),
-            (Method::GET, "/api/v1/namespaces/a/pods", "watch=1", "watch /v1 ns=a pods  "),
-            (Method::GET, "/api/v1/watch/namespaces/a/pods/b", "", "watch /v1 ns=a pods b "),
-            (Method::GET, "/api/v1/namespaces", "", "list /v1 ns= namespaces  "),
-            (Method::GET, "/api/v1/namespaces/a", "", "get /v1 ns=a namespaces a "),
-            (Method::PUT, "/api/v1/namespaces/a/finalize", "", "update /v1 ns=a namespaces a finalize"),
-            (Method::DELETE, "/apis/apps/v1/namespaces/a/deployments", "", "deletecollection apps/v1 ns=a deployments  "),
-            (Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "", "create authorization.k8s.io/v1 ns= selfsubjectaccessreviews  "),
+            (
+                Method::GET,
+                "/api/v1/namespaces/a/pods/b/log",
+                "",
+                "get /v1 ns=a pods b log",
+            ),
+            (
+                Method::GET,
+                "/api/v1/namespaces/a/pods",
+                "watch=1",
+                "watch /v1 ns=a pods  ",
+            ),
+            (
+                Method::GET,
+                "/api/v1/watch/namespaces/a/pods/b",
+                "",
+                "watch /v1 ns=a pods b ",
+            ),
+            (
+                Method::GET,
+                "/api/v1/namespaces",
+                "",
+                "list /v1 ns= namespaces  ",
+            ),
+            (
+                Method::GET,
+                "/api/v1/namespaces/a",
+                "",
+                "get /v1 ns=a namespaces a ",
+            ),
+            (
+                Method::PUT,
+                "/api/v1/namespaces/a/finalize",
+                "",
+                "update /v1 ns=a namespaces a finalize",
+            ),
+            (
+                Method::DELETE,
+                "/apis/apps/v1/namespaces/a/deployments",
+                "",
+                "deletecollection apps/v1 ns=a deployments  ",
+            ),
+            (
+                Method::POST,
+                "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+                "",
+                "create authorization.k8s.io/v1 ns= selfsubjectaccessreviews  ",
+            ),
             (Method::GET, "/healthz", "", "get / ns=   "),
             (Method::GET, "/api/v1", "", "get / ns=   "),
         ];

@@ -41,10 +41,23 @@ pub async fn serve(
         return review(core, context, kind, info, request).await;
     }
     let of_one = matches!(info.verb, "get" | "update" | "patch" | "delete");
-    if of_one && info.name.is_empty() || !kind.verbs.contains(&info.verb) || kind.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch" | "deletecollection") {
-        return Err(Status::method_not_supported(kind.group, kind.plural, info.verb));
+    if of_one && info.name.is_empty()
+        || !kind.verbs.contains(&info.verb)
+        || kind.namespaced
+            && info.namespace.is_empty()
+            && !matches!(info.verb, "list" | "watch" | "deletecollection")
+    {
+        return Err(Status::method_not_supported(
+            kind.group,
+            kind.plural,
+            info.verb,
+        ));
     }
-    let namespace = if kind.namespaced { info.namespace.as_str() } else { "" };
+    let namespace = if kind.namespaced {
+        info.namespace.as_str()
+    } else {
+        ""
+    };
     match info.verb {
         "get" => {
             let accepted = answer::negotiate(request.headers(), &info.query)?;
@@ -62,7 +75,9 @@ pub async fn serve(
         "update" => put(core, context, kind, namespace, info, request).await,
         "patch" => patch(core, context, kind, namespace, info, request).await,
         "delete" => delete(core, context, kind, namespace, info, request).await,
-        "deletecollection" => delete_collection(core, context, kind, namespace, info, request).await,
+        "deletecollection" => {
+            delete_collection(core, context, kind, namespace, info, request).await
+        }
         verb => Err(Status::method_not_supported(kind.group, kind.plural, verb)),
     }
 }
@@ -110,14 +125,20 @@ async fn create(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     if !info.name.is_empty() {
-        return Err(Status::method_not_supported(kind.group, kind.plural, "create"));
+        return Err(Status::method_not_supported(
+            kind.group,
+            kind.plural,
+            "create",
+        ));
     }
     let accepted = answer::negotiate(request.headers(), &info.query)?;
     let options = WriteOptions::of(&info.query, "CreateOptions")?;
     let content = codec::content_type(request.headers())?;
     let bytes = read_body(request.into_body()).await?;
     let value = codec::read(&bytes, content, kind, options.field_validation, context)?;
-    let done = core.create(context, kind, namespace, value, &options).await?;
+    let done = core
+        .create(context, kind, namespace, value, &options)
+        .await?;
     written(core, kind, StatusCode::CREATED, accepted, &done)
 }
 
@@ -134,9 +155,22 @@ async fn put(
     let content = codec::content_type(request.headers())?;
     let bytes = read_body(request.into_body()).await?;
     let value = codec::read(&bytes, content, kind, options.field_validation, context)?;
-    let (done, created) =
-        core.put(context, kind, namespace, &info.name, &info.subresource, value, &options).await?;
-    let code = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let (done, created) = core
+        .put(
+            context,
+            kind,
+            namespace,
+            &info.name,
+            &info.subresource,
+            value,
+            &options,
+        )
+        .await?;
+    let code = if created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     written(core, kind, code, accepted, &done)
 }
 
@@ -159,15 +193,35 @@ async fn patch(
         let mut base = current.clone();
         object::metadata(&mut base).remove("resourceVersion");
         let mut new = patch.apply(kind.ty, kind, name, &base)?;
-        codec::conform(&mut new, Vec::new(), kind, options.field_validation, context)?;
+        codec::conform(
+            &mut new,
+            Vec::new(),
+            kind,
+            options.field_validation,
+            context,
+        )?;
         if object::name(&new) != name {
-            let error = api::FieldError::invalid("metadata.name", &object::name(&new).into(), "field is immutable");
+            let error = api::FieldError::invalid(
+                "metadata.name",
+                &object::name(&new).into(),
+                "field is immutable",
+            );
             return Err(Status::invalid(kind.group, kind.kind, name, vec![error]));
         }
         codec::settle_namespace(&mut new, kind, namespace)?;
         Ok(new)
     };
-    let done = core.update(context, kind, namespace, name, &info.subresource, &mut change, &options).await?;
+    let done = core
+        .update(
+            context,
+            kind,
+            namespace,
+            name,
+            &info.subresource,
+            &mut change,
+            &options,
+        )
+        .await?;
     written(core, kind, StatusCode::OK, accepted, &done)
 }
 
@@ -183,8 +237,13 @@ async fn delete(
     let content = codec::content_type(request.headers())?;
     let bytes = read_body(request.into_body()).await?;
     let options = DeleteOptions::of(&bytes, content, &info.query)?;
-    match core.delete(context, kind, namespace, &info.name, &options).await? {
-        Deleted::Pending(entry) => answer::object(core, kind, StatusCode::OK, accepted, &entry.wire),
+    match core
+        .delete(context, kind, namespace, &info.name, &options)
+        .await?
+    {
+        Deleted::Pending(entry) => {
+            answer::object(core, kind, StatusCode::OK, accepted, &entry.wire)
+        }
         Deleted::Gone(entry) if returns_deleted(kind) => {
             answer::object(core, kind, StatusCode::OK, accepted, &entry.wire)
         }
@@ -199,7 +258,16 @@ async fn delete(
 fn returns_deleted(kind: &Kind) -> bool {
     matches!(
         (kind.group, kind.plural),
-        ("", "pods" | "services" | "serviceaccounts" | "persistentvolumes" | "persistentvolumeclaims" | "podtemplates" | "resourcequotas")
+        (
+            "",
+            "pods"
+                | "services"
+                | "serviceaccounts"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "podtemplates"
+                | "resourcequotas"
+        )
     )
 }
 
@@ -231,7 +299,10 @@ async fn delete_collection(
     for entry in &page.entries {
         let object = codec::decode(entry)?;
         let of = text(&object, &["metadata", "namespace"]);
-        match core.delete(context, kind, of, object::name(&object), &options).await {
+        match core
+            .delete(context, kind, of, object::name(&object), &options)
+            .await
+        {
             Err(status) if status.code != 404 => return Err(status),
             _ => {}
         }
@@ -247,7 +318,11 @@ async fn review(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     if info.verb != "create" {
-        return Err(Status::method_not_supported(kind.group, kind.plural, info.verb));
+        return Err(Status::method_not_supported(
+            kind.group,
+            kind.plural,
+            info.verb,
+        ));
     }
     let accepted = answer::negotiate(request.headers(), &info.query)?;
     let options = WriteOptions::of(&info.query, "CreateOptions")?;
@@ -257,13 +332,24 @@ async fn review(
     if kind.kind == "Binding" {
         let name = object::name(&value).to_owned();
         subresource::pod::bind(core, context, &info.namespace, &name, &value, &options).await?;
-        return Ok(answer::json(StatusCode::CREATED, Status::success(None).to_string()));
+        return Ok(answer::json(
+            StatusCode::CREATED,
+            Status::success(None).to_string(),
+        ));
     }
     match reviews::answer(core, context, kind, &info.namespace, value).await {
-        Some(answered) => {
-            answer::object(core, kind, StatusCode::CREATED, accepted, &answered?.to_string().into())
-        }
-        None => Err(Status::method_not_supported(kind.group, kind.plural, info.verb)),
+        Some(answered) => answer::object(
+            core,
+            kind,
+            StatusCode::CREATED,
+            accepted,
+            &answered?.to_string().into(),
+        ),
+        None => Err(Status::method_not_supported(
+            kind.group,
+            kind.plural,
+            info.verb,
+        )),
     }
 }
 
@@ -274,12 +360,18 @@ async fn of_subresource(
     info: &RequestInfo,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let namespace = if kind.namespaced { info.namespace.as_str() } else { "" };
+    let namespace = if kind.namespaced {
+        info.namespace.as_str()
+    } else {
+        ""
+    };
     let unsupported = || {
         let path = format!("{}/{}", kind.plural, info.subresource);
         Err(Status::method_not_supported(kind.group, &path, info.verb))
     };
-    let known = kind.subresource(&info.subresource).is_some_and(|s| s.verbs.contains(&info.verb));
+    let known = kind
+        .subresource(&info.subresource)
+        .is_some_and(|s| s.verbs.contains(&info.verb));
     if !known {
         return unsupported();
     }
@@ -295,7 +387,9 @@ async fn of_subresource(
             _ => unsupported(),
         },
         "scale" => scale(core, context, kind, info, request).await,
-        "log" | "exec" | "attach" | "portforward" => subresource::node_proxy::serve(core, info, request).await,
+        "log" | "exec" | "attach" | "portforward" => {
+            subresource::node_proxy::serve(core, info, request).await
+        }
         _ => action(core, context, kind, info, request).await,
     }
 }
@@ -311,7 +405,9 @@ async fn action(
     let options = WriteOptions::of(&info.query, "CreateOptions")?;
     let content = codec::content_type(request.headers())?;
     let bytes = read_body(request.into_body()).await?;
-    let ty = kind.subresource(&info.subresource).and_then(api::facts::subresource_type);
+    let ty = kind
+        .subresource(&info.subresource)
+        .and_then(api::facts::subresource_type);
     let (value, _) = codec::parse(&bytes, content, ty.unwrap_or(kind.ty))?;
     let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
     let given = object::name(&value);
@@ -330,7 +426,13 @@ async fn action(
             Status::success(None)
         }
         "token" => subresource::token::create(core, context, namespace, name, value).await?,
-        _ => return Err(Status::method_not_supported(kind.group, kind.plural, info.verb)),
+        _ => {
+            return Err(Status::method_not_supported(
+                kind.group,
+                kind.plural,
+                info.verb,
+            ));
+        }
     };
     Ok(answer::json(StatusCode::CREATED, done.to_string()))
 }
@@ -347,11 +449,18 @@ async fn scale(
         let object = core.get_value(kind, namespace, name).await?;
         return Ok(answer::value(&subresource::scale::of(kind, &object)));
     }
-    let operation = if info.verb == "patch" { "PatchOptions" } else { "UpdateOptions" };
+    let operation = if info.verb == "patch" {
+        "PatchOptions"
+    } else {
+        "UpdateOptions"
+    };
     let options = WriteOptions::of(&info.query, operation)?;
     let headers = request.headers().clone();
     let bytes = read_body(request.into_body()).await?;
-    let ty = kind.subresource("scale").and_then(api::facts::subresource_type).unwrap_or(kind.ty);
+    let ty = kind
+        .subresource("scale")
+        .and_then(api::facts::subresource_type)
+        .unwrap_or(kind.ty);
     let scaled = if info.verb == "patch" {
         let patch = Patch::read(&headers, &bytes)?;
         let mut change = |current: &Value| {
@@ -359,16 +468,21 @@ async fn scale(
             object::metadata(&mut base).remove("resourceVersion");
             patch.apply(ty, kind, name, &base)
         };
-        subresource::scale::update(core, context, kind, namespace, name, &mut change, &options).await?
+        subresource::scale::update(core, context, kind, namespace, name, &mut change, &options)
+            .await?
     } else {
         let (value, _) = codec::parse(&bytes, codec::content_type(&headers)?, ty)?;
-        if value["spec"].get("replicas").is_some_and(|r| !r.is_i64() && !r.is_null()) {
+        if value["spec"]
+            .get("replicas")
+            .is_some_and(|r| !r.is_i64() && !r.is_null())
+        {
             return Err(Status::bad_request(
                 "Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal into Go struct field ScaleSpec.spec.replicas of type int32",
             ));
         }
         let mut change = |_: &Value| Ok(json!(value));
-        subresource::scale::update(core, context, kind, namespace, name, &mut change, &options).await?
+        subresource::scale::update(core, context, kind, namespace, name, &mut change, &options)
+            .await?
     };
     Ok(answer::value(&scaled))
 }

@@ -58,15 +58,32 @@ fn invalid(kind: &Kind, error: api::FieldError) -> Status {
 fn subject(review: &Value, kind: &Kind) -> Result<User, Status> {
     let spec = &review["spec"];
     let name = text(spec, &["user"]);
-    let groups: Vec<String> = object::strings(spec, &["groups"]).map(str::to_owned).collect();
+    let groups: Vec<String> = object::strings(spec, &["groups"])
+        .map(str::to_owned)
+        .collect();
     if name.is_empty() && groups.is_empty() {
-        let error = api::FieldError::invalid("spec.user", &"".into(), "at least one of user or group must be specified");
+        let error = api::FieldError::invalid(
+            "spec.user",
+            &"".into(),
+            "at least one of user or group must be specified",
+        );
         return Err(invalid(kind, error));
     }
-    Ok(User { name: name.into(), uid: text(spec, &["uid"]).into(), groups, ..User::default() })
+    Ok(User {
+        name: name.into(),
+        uid: text(spec, &["uid"]).into(),
+        groups,
+        ..User::default()
+    })
 }
 
-async fn access(core: &Core, user: &User, kind: &Kind, review: &mut Value, local: Option<&str>) -> Result<(), Status> {
+async fn access(
+    core: &Core,
+    user: &User,
+    kind: &Kind,
+    review: &mut Value,
+    local: Option<&str>,
+) -> Result<(), Status> {
     let spec = &review["spec"];
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     let wanted = match (resource.is_object(), path.is_object()) {
@@ -103,8 +120,15 @@ async fn access(core: &Core, user: &User, kind: &Kind, review: &mut Value, local
             } else {
                 "exactly one of nonResourceAttributes or resourceAttributes must be specified"
             };
-            let field = if both { "spec.nonResourceAttributes" } else { "spec.resourceAttributes" };
-            return Err(invalid(kind, api::FieldError::invalid(field, &Value::Null, why)));
+            let field = if both {
+                "spec.nonResourceAttributes"
+            } else {
+                "spec.resourceAttributes"
+            };
+            return Err(invalid(
+                kind,
+                api::FieldError::invalid(field, &Value::Null, why),
+            ));
         }
     };
     review["status"] = match core.authorizer.authorize(user, &wanted).await {
@@ -123,10 +147,21 @@ async fn rules(core: &Core, user: &User, review: &mut Value) -> Result<(), Statu
     let mut rules = core.authorizer.rbac.rules_for(user, &namespace).await;
     if user.is_in("system:masters") {
         let all = || vec!["*".to_owned()];
-        rules.push(crate::authz::rbac::Rule { verbs: all(), api_groups: all(), resources: all(), ..Default::default() });
-        rules.push(crate::authz::rbac::Rule { verbs: all(), non_resource_urls: all(), ..Default::default() });
+        rules.push(crate::authz::rbac::Rule {
+            verbs: all(),
+            api_groups: all(),
+            resources: all(),
+            ..Default::default()
+        });
+        rules.push(crate::authz::rbac::Rule {
+            verbs: all(),
+            non_resource_urls: all(),
+            ..Default::default()
+        });
     }
-    let (paths, resources): (Vec<_>, Vec<_>) = rules.into_iter().partition(|r| !r.non_resource_urls.is_empty());
+    let (paths, resources): (Vec<_>, Vec<_>) = rules
+        .into_iter()
+        .partition(|r| !r.non_resource_urls.is_empty());
     review["status"] = json!({
         "resourceRules": resources, "nonResourceRules": paths, "incomplete": false,
     });
@@ -136,13 +171,21 @@ async fn rules(core: &Core, user: &User, review: &mut Value) -> Result<(), Statu
 async fn token(core: &Core, review: &mut Value) -> Result<(), Status> {
     let given = text(review, &["spec", "token"]).to_owned();
     if given.is_empty() {
-        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+        return Err(Status::bad_request(
+            "token is required for TokenReview in authentication",
+        ));
     }
-    let mut audiences: Vec<String> = object::strings(review, &["spec", "audiences"]).map(str::to_owned).collect();
+    let mut audiences: Vec<String> = object::strings(review, &["spec", "audiences"])
+        .map(str::to_owned)
+        .collect();
     if audiences.is_empty() {
         audiences.push(ISSUER.to_owned());
     }
-    review["status"] = match core.authenticator.token(&given, &audiences, core.world.now()).await {
+    review["status"] = match core
+        .authenticator
+        .token(&given, &audiences, core.world.now())
+        .await
+    {
         Ok(user) => json!({"authenticated": true, "user": user.to_json(), "audiences": audiences}),
         Err(error) => json!({"authenticated": false, "user": {}, "error": error}),
     };

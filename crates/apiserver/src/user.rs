@@ -30,7 +30,11 @@ impl User {
         if !groups.iter().any(|g| g == "system:authenticated") {
             groups.push("system:authenticated".into());
         }
-        Self { name: name.into(), groups, ..Self::default() }
+        Self {
+            name: name.into(),
+            groups,
+            ..Self::default()
+        }
     }
 
     /// Whether the user is in `group`.
@@ -42,7 +46,9 @@ impl User {
     /// The node's name, when this is a kubelet.
     #[must_use]
     pub fn node(&self) -> Option<&str> {
-        self.name.strip_prefix("system:node:").filter(|_| self.is_in("system:nodes"))
+        self.name
+            .strip_prefix("system:node:")
+            .filter(|_| self.is_in("system:nodes"))
     }
 
     /// As `authentication.k8s.io` shows it.

@@ -15,13 +15,19 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 ///
 /// # Errors
 /// 400 without a key.
-pub fn serve_lines(request: &mut Request<Body>, mut lines: mpsc::Receiver<Bytes>) -> Result<Response<Body>, Status> {
+pub fn serve_lines(
+    request: &mut Request<Body>,
+    mut lines: mpsc::Receiver<Bytes>,
+) -> Result<Response<Body>, Status> {
     let key = request.headers().get(http::header::SEC_WEBSOCKET_KEY);
     let key = key.ok_or_else(|| Status::bad_request("missing Sec-WebSocket-Key"))?;
     let head = Response::builder()
         .header(http::header::CONNECTION, "Upgrade")
         .header(http::header::UPGRADE, "websocket")
-        .header(http::header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()))
+        .header(
+            http::header::SEC_WEBSOCKET_ACCEPT,
+            derive_accept_key(key.as_bytes()),
+        )
         .body(())
         .map_err(Status::internal)?;
     Ok(upgrade::accept(request, head, |connection| async move {

@@ -35,7 +35,10 @@ pub trait Indexer: Send + Sync + 'static {
 /// Turns stored forms into what the disk may hold, and back. Encryption at rest is one of these.
 pub trait Seal: Send + Sync + 'static {
     /// `None`: the value may stand on disk as it is.
-    fn seal(&self, key: &str, plain: &[u8]) -> Option<Vec<u8>>;
+    ///
+    /// # Errors
+    /// A sentence saying why the value cannot be sealed; it is not stored then.
+    fn seal(&self, key: &str, plain: &[u8]) -> Result<Option<Vec<u8>>, String>;
     /// Undoes [`Self::seal`]. Must return values that were never sealed unchanged.
     ///
     /// # Errors

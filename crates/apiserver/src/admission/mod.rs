@@ -29,7 +29,12 @@ const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 ///
 /// # Errors
 /// When one refuses.
-pub async fn mutate(core: &Core, kind: &Kind, operation: Operation, new: &mut Value) -> Result<(), Status> {
+pub async fn mutate(
+    core: &Core,
+    kind: &Kind,
+    operation: Operation,
+    new: &mut Value,
+) -> Result<(), Status> {
     if operation == Operation::Create {
         namespace_lifecycle(core, kind, new).await?;
     }
@@ -44,7 +49,9 @@ pub async fn mutate(core: &Core, kind: &Kind, operation: Operation, new: &mut Va
             // The API server labels every namespace with its name.
             let name = crate::object::name(new).to_owned();
             let metadata = crate::object::metadata(new);
-            let labels = metadata.entry("labels").or_insert_with(|| serde_json::json!({}));
+            let labels = metadata
+                .entry("labels")
+                .or_insert_with(|| serde_json::json!({}));
             labels["kubernetes.io/metadata.name"] = name.into();
         }
         _ => {}
@@ -65,10 +72,17 @@ pub async fn validate(
     old: Option<&Value>,
     subresource: &str,
 ) -> Result<(), Status> {
-    if let (Operation::Delete, "", "namespaces", Some(old)) = (operation, kind.group, kind.plural, old) {
+    if let (Operation::Delete, "", "namespaces", Some(old)) =
+        (operation, kind.group, kind.plural, old)
+    {
         let name = crate::object::name(old);
         if IMMORTAL.contains(&name) {
-            return Err(Status::forbidden("", "namespaces", name, "this namespace may not be deleted"));
+            return Err(Status::forbidden(
+                "",
+                "namespaces",
+                name,
+                "this namespace may not be deleted",
+            ));
         }
     }
     node_restriction::validate(&context.user, kind, operation, new, old, subresource)?;
@@ -84,25 +98,40 @@ async fn namespace_lifecycle(core: &Core, kind: &Kind, new: &Value) -> Result<()
         return Ok(());
     }
     let name = text(new, &["metadata", "namespace"]);
-    let entry = core.store.get(&format!("/registry/namespaces/{name}")).await.map_err(crate::registry::store_status)?;
-    let Some(entry) = entry else { return Err(Status::not_found("", "namespaces", name)) };
+    let entry = core
+        .store
+        .get(&format!("/registry/namespaces/{name}"))
+        .await
+        .map_err(crate::registry::store_status)?;
+    let Some(entry) = entry else {
+        return Err(Status::not_found("", "namespaces", name));
+    };
     let namespace = crate::registry::codec::decode(&entry)?;
     if !is_deleting(&namespace) && text(&namespace, &["status", "phase"]) != "Terminating" {
         return Ok(());
     }
     // Reviews about what may be done there are still answered, events still written by who explains the deletion.
-    let why = format!("unable to create new content in namespace {name} because it is being terminated");
+    let why =
+        format!("unable to create new content in namespace {name} because it is being terminated");
     let status = Status::forbidden(kind.group, kind.plural, crate::object::name(new), why);
-    Err(status.with_cause("NamespaceTerminating", &format!("namespace {name} is being terminated"), "metadata.namespace"))
+    Err(status.with_cause(
+        "NamespaceTerminating",
+        &format!("namespace {name} is being terminated"),
+        "metadata.namespace",
+    ))
 }
 
 /// TaintNodesByCondition: a new node gets no Pods until it says that it is ready.
 fn taint_new_node(node: &mut Value) {
     const NOT_READY: &str = "node.kubernetes.io/not-ready";
     let spec = crate::object::child(node, "spec");
-    let taints = spec.entry("taints").or_insert_with(|| Value::Array(Vec::new()));
+    let taints = spec
+        .entry("taints")
+        .or_insert_with(|| Value::Array(Vec::new()));
     if let Value::Array(taints) = taints
-        && !taints.iter().any(|t| t["key"] == NOT_READY && t["effect"] == "NoSchedule")
+        && !taints
+            .iter()
+            .any(|t| t["key"] == NOT_READY && t["effect"] == "NoSchedule")
     {
         taints.push(serde_json::json!({"key": NOT_READY, "effect": "NoSchedule"}));
     }

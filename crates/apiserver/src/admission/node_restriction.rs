@@ -34,13 +34,17 @@ pub fn validate(
     old: Option<&Value>,
     subresource: &str,
 ) -> Result<(), Status> {
-    let Some(node) = user.node() else { return Ok(()) };
+    let Some(node) = user.node() else {
+        return Ok(());
+    };
     let name = new.or(old).map_or("", object::name);
     let refuse = |why: String| Err(Status::forbidden(kind.group, kind.plural, name, why));
     match (kind.group, kind.plural) {
         ("", "nodes") => {
             if name != node {
-                return refuse(format!("node \"{node}\" is not allowed to modify node \"{name}\""));
+                return refuse(format!(
+                    "node \"{node}\" is not allowed to modify node \"{name}\""
+                ));
             }
             if let Some(new) = new {
                 node_object(node, new, old).or_else(refuse)?;
@@ -49,11 +53,15 @@ pub fn validate(
         }
         ("", "pods") => pod(node, operation, new, old, subresource).or_else(refuse),
         ("coordination.k8s.io", "leases") => {
-            let namespace = new.or(old).map_or("", |o| text(o, &["metadata", "namespace"]));
+            let namespace = new
+                .or(old)
+                .map_or("", |o| text(o, &["metadata", "namespace"]));
             if namespace == "kube-node-lease" && name == node {
                 Ok(())
             } else {
-                refuse(format!("can only access node lease with the same name as the requesting node (\"{node}\")"))
+                refuse(format!(
+                    "can only access node lease with the same name as the requesting node (\"{node}\")"
+                ))
             }
         }
         _ => Ok(()),
@@ -76,7 +84,9 @@ fn node_object(node: &str, new: &Value, old: Option<&Value>) -> Result<(), Strin
             || domain.ends_with(".kubernetes.io")
             || domain.ends_with(".k8s.io");
         let allowed = ALLOWED_LABELS.contains(&key.as_str())
-            || ALLOWED_DOMAINS.iter().any(|d| domain == *d || domain.ends_with(&format!(".{d}")));
+            || ALLOWED_DOMAINS
+                .iter()
+                .any(|d| domain == *d || domain.ends_with(&format!(".{d}")));
         if reserved && !allowed && !unchanged {
             return Err(format!("is not allowed to set the following labels: {key}"));
         }
@@ -84,23 +94,51 @@ fn node_object(node: &str, new: &Value, old: Option<&Value>) -> Result<(), Strin
     Ok(())
 }
 
-fn pod(node: &str, operation: Operation, new: Option<&Value>, old: Option<&Value>, sub: &str) -> Result<(), String> {
+fn pod(
+    node: &str,
+    operation: Operation,
+    new: Option<&Value>,
+    old: Option<&Value>,
+    sub: &str,
+) -> Result<(), String> {
     let on_node = |o: &Value| text(o, &["spec", "nodeName"]) == node;
     match (operation, new, old) {
         (Operation::Create, Some(pod), _) => {
             if object::at(pod, &["metadata", "annotations", MIRROR]).is_none() {
-                return Err(format!("pod does not have \"{MIRROR}\" annotation, node \"{node}\" can only create mirror pods"));
+                return Err(format!(
+                    "pod does not have \"{MIRROR}\" annotation, node \"{node}\" can only create mirror pods"
+                ));
             }
-            if on_node(pod) { Ok(()) } else { Err(format!("node \"{node}\" can only create pods with spec.nodeName set to itself")) }
+            if on_node(pod) {
+                Ok(())
+            } else {
+                Err(format!(
+                    "node \"{node}\" can only create pods with spec.nodeName set to itself"
+                ))
+            }
         }
         (Operation::Update, Some(_), Some(old)) => {
             if sub != "status" {
-                return Err(format!("unexpected subresource of pod for node \"{node}\": \"{sub}\""));
+                return Err(format!(
+                    "unexpected subresource of pod for node \"{node}\": \"{sub}\""
+                ));
             }
-            if on_node(old) { Ok(()) } else { Err(format!("node \"{node}\" can only update pod status for pods with spec.nodeName set to itself")) }
+            if on_node(old) {
+                Ok(())
+            } else {
+                Err(format!(
+                    "node \"{node}\" can only update pod status for pods with spec.nodeName set to itself"
+                ))
+            }
         }
         (Operation::Delete, _, Some(old)) => {
-            if on_node(old) { Ok(()) } else { Err(format!("node \"{node}\" can only delete pods with spec.nodeName set to itself")) }
+            if on_node(old) {
+                Ok(())
+            } else {
+                Err(format!(
+                    "node \"{node}\" can only delete pods with spec.nodeName set to itself"
+                ))
+            }
         }
         _ => Ok(()),
     }

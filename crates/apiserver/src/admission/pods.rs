@@ -34,7 +34,9 @@ pub async fn service_account(core: &Core, pod: &mut Value) -> Result<(), Status>
     let key = format!("/registry/serviceaccounts/{namespace}/{name}");
     let entry = core.store.get(&key).await.map_err(store_status)?;
     let Some(entry) = entry else {
-        let why = format!("error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found");
+        let why = format!(
+            "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"
+        );
         return Err(pod_forbidden(pod, why));
     };
     let account = codec::decode(&entry)?;
@@ -44,7 +46,8 @@ pub async fn service_account(core: &Core, pod: &mut Value) -> Result<(), Status>
             object::child(pod, "spec").insert("imagePullSecrets".into(), secrets.to_vec().into());
         }
     }
-    let of_pod = object::at(pod, &["spec", "automountServiceAccountToken"]).and_then(Value::as_bool);
+    let of_pod =
+        object::at(pod, &["spec", "automountServiceAccountToken"]).and_then(Value::as_bool);
     let of_account = account["automountServiceAccountToken"].as_bool();
     if of_pod.or(of_account).unwrap_or(true) {
         mount_token(core, pod);
@@ -53,11 +56,15 @@ pub async fn service_account(core: &Core, pod: &mut Value) -> Result<(), Status>
 }
 
 fn mounts_token(container: &Value) -> bool {
-    items(container, &["volumeMounts"]).iter().any(|m| text(m, &["mountPath"]) == TOKEN_PATH)
+    items(container, &["volumeMounts"])
+        .iter()
+        .any(|m| text(m, &["mountPath"]) == TOKEN_PATH)
 }
 
 fn mount_token(core: &Core, pod: &mut Value) {
-    let lists = CONTAINER_LISTS.iter().flat_map(|l| items(pod, &["spec", l]));
+    let lists = CONTAINER_LISTS
+        .iter()
+        .flat_map(|l| items(pod, &["spec", l]));
     if lists.clone().all(mounts_token) {
         return;
     }
@@ -79,7 +86,9 @@ fn mount_token(core: &Core, pod: &mut Value) {
         name
     });
     for list in CONTAINER_LISTS {
-        let Some(Value::Array(containers)) = pod["spec"].get_mut(list) else { continue };
+        let Some(Value::Array(containers)) = pod["spec"].get_mut(list) else {
+            continue;
+        };
         for container in containers.iter_mut().filter(|c| !mounts_token(c)) {
             let mount = json!({"name": name, "readOnly": true, "mountPath": TOKEN_PATH});
             if let Value::Object(container) = container {
@@ -103,30 +112,51 @@ pub async fn priority(core: &Core, pod: &mut Value) -> Result<(), Status> {
     const PREFIX: &str = "/registry/priorityclasses/";
     let name = text(pod, &["spec", "priorityClassName"]).to_owned();
     let class = if name.is_empty() {
-        let range = core.store.range(PREFIX, None, None, 0).await.map_err(store_status)?;
+        let range = core
+            .store
+            .range(PREFIX, None, None, 0)
+            .await
+            .map_err(store_status)?;
         let classes: Result<Vec<_>, _> = range.entries.iter().map(|e| codec::decode(e)).collect();
         // With several defaults, the lowest counts, as upstream.
         let defaults = classes?.into_iter().filter(|c| c["globalDefault"] == true);
         defaults.min_by_key(|c| c["value"].as_i64())
     } else {
-        let entry = core.store.get(&format!("{PREFIX}{name}")).await.map_err(store_status)?;
+        let entry = core
+            .store
+            .get(&format!("{PREFIX}{name}"))
+            .await
+            .map_err(store_status)?;
         match entry {
             Some(entry) => Some(codec::decode(&entry)?),
-            None => return Err(pod_forbidden(pod, format!("no PriorityClass with name {name} was found"))),
+            None => {
+                return Err(pod_forbidden(
+                    pod,
+                    format!("no PriorityClass with name {name} was found"),
+                ));
+            }
         }
     };
     let given = object::at(pod, &["spec", "priority"]).and_then(Value::as_i64);
-    let value = class.as_ref().map_or(0, |c| c["value"].as_i64().unwrap_or(0));
+    let value = class
+        .as_ref()
+        .map_or(0, |c| c["value"].as_i64().unwrap_or(0));
     if given.is_some_and(|g| g != value) {
         let why = "the integer value of priority must not be provided in pod spec; priority admission controller computed";
-        return Err(pod_forbidden(pod, format!("{why} {value} from the given PriorityClass name")));
+        return Err(pod_forbidden(
+            pod,
+            format!("{why} {value} from the given PriorityClass name"),
+        ));
     }
     let spec = object::child(pod, "spec");
     spec.insert("priority".into(), value.into());
     let policy = class.as_ref().map_or("PreemptLowerPriority", |c| {
-        c["preemptionPolicy"].as_str().unwrap_or("PreemptLowerPriority")
+        c["preemptionPolicy"]
+            .as_str()
+            .unwrap_or("PreemptLowerPriority")
     });
-    spec.entry("preemptionPolicy").or_insert_with(|| policy.into());
+    spec.entry("preemptionPolicy")
+        .or_insert_with(|| policy.into());
     if let (true, Some(class)) = (name.is_empty(), &class) {
         spec.insert("priorityClassName".into(), object::name(class).into());
     }
@@ -135,7 +165,10 @@ pub async fn priority(core: &Core, pod: &mut Value) -> Result<(), Status> {
 
 /// Pods stay five minutes on a node that is not ready or not reachable, unless they say otherwise.
 pub fn default_tolerations(pod: &mut Value) {
-    let keys = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+    let keys = [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ];
     for key in keys {
         let tolerated = items(pod, &["spec", "tolerations"]).iter().any(|t| {
             let of_key = text(t, &["key"]) == key || text(t, &["key"]).is_empty();

@@ -32,13 +32,27 @@ pub async fn validate(
     }
     let (verb, resource, role_name, wanted) = if is_role {
         let rules: Vec<Rule> = serde_json::from_value(new["rules"].clone()).unwrap_or_default();
-        ("escalate", kind.plural.to_owned(), object::name(new).to_owned(), rules)
+        (
+            "escalate",
+            kind.plural.to_owned(),
+            object::name(new).to_owned(),
+            rules,
+        )
     } else {
         let role_kind = text(new, &["roleRef", "kind"]);
         let name = text(new, &["roleRef", "name"]);
-        let rules = core.authorizer.rbac.rules_of_role(role_kind, namespace, name).await;
+        let rules = core
+            .authorizer
+            .rbac
+            .rules_of_role(role_kind, namespace, name)
+            .await;
         let rules = rules.map(|r| r.to_vec()).unwrap_or_default();
-        ("bind", format!("{}s", role_kind.to_ascii_lowercase()), name.to_owned(), rules)
+        (
+            "bind",
+            format!("{}s", role_kind.to_ascii_lowercase()),
+            name.to_owned(),
+            rules,
+        )
     };
     let attributes = Attributes {
         verb: verb.into(),
@@ -48,7 +62,10 @@ pub async fn validate(
         name: role_name,
         ..Attributes::default()
     };
-    if matches!(core.authorizer.authorize(user, &attributes).await, Decision::Allow(_)) {
+    if matches!(
+        core.authorizer.authorize(user, &attributes).await,
+        Decision::Allow(_)
+    ) {
         return Ok(());
     }
     let owned = core.authorizer.rbac.rules_for(user, namespace).await;
@@ -60,14 +77,28 @@ pub async fn validate(
     let why = format!(
         "user \"{}\" (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
         user.name,
-        user.groups.iter().map(|g| format!("\"{g}\"")).collect::<Vec<_>>().join(" "),
+        user.groups
+            .iter()
+            .map(|g| format!("\"{g}\""))
+            .collect::<Vec<_>>()
+            .join(" "),
         shown.join("\n")
     );
-    Err(Status::forbidden(kind.group, kind.plural, object::name(new), why))
+    Err(Status::forbidden(
+        kind.group,
+        kind.plural,
+        object::name(new),
+        why,
+    ))
 }
 
 fn show(rule: &Rule) -> String {
-    let list = |l: &[String]| l.iter().map(|x| format!("\"{x}\"")).collect::<Vec<_>>().join(" ");
+    let list = |l: &[String]| {
+        l.iter()
+            .map(|x| format!("\"{x}\""))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     let fields = [
         ("APIGroups", &rule.api_groups),
         ("Resources", &rule.resources),
@@ -75,7 +106,10 @@ fn show(rule: &Rule) -> String {
         ("NonResourceURLs", &rule.non_resource_urls),
         ("Verbs", &rule.verbs),
     ];
-    let parts: Vec<String> =
-        fields.iter().filter(|(_, l)| !l.is_empty()).map(|(n, l)| format!("{n}:[{}]", list(l))).collect();
+    let parts: Vec<String> = fields
+        .iter()
+        .filter(|(_, l)| !l.is_empty())
+        .map(|(n, l)| format!("{n}:[{}]", list(l)))
+        .collect();
     format!("{{{}}}", parts.join(", "))
 }

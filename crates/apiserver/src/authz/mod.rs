@@ -56,9 +56,14 @@ impl Attributes {
     #[must_use]
     pub fn refusal(&self, user: &User) -> String {
         if self.resource.is_empty() {
-            return format!("User \"{}\" cannot {} path \"{}\"", user.name, self.verb, self.path);
+            return format!(
+                "User \"{}\" cannot {} path \"{}\"",
+                user.name, self.verb, self.path
+            );
         }
-        let place = if self.namespace.is_empty() || self.resource == "namespaces" && self.subresource.is_empty() && self.name.is_empty() {
+        let place = if self.namespace.is_empty()
+            || self.resource == "namespaces" && self.subresource.is_empty() && self.name.is_empty()
+        {
             "at the cluster scope".to_owned()
         } else {
             format!("in the namespace \"{}\"", self.namespace)

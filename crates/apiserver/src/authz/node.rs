@@ -21,9 +21,14 @@ pub async fn authorize(
         || matches!(wanted.verb.as_str(), "list" | "watch")
             && wanted.field_selector.strip_prefix("metadata.name=") == Some(&wanted.name);
     match (wanted.group.as_str(), wanted.resource.as_str()) {
-        ("", "secrets" | "configmaps" | "persistentvolumeclaims") if wanted.subresource.is_empty() => {
+        ("", "secrets" | "configmaps" | "persistentvolumeclaims")
+            if wanted.subresource.is_empty() =>
+        {
             let name = if wanted.name.is_empty() {
-                wanted.field_selector.strip_prefix("metadata.name=").unwrap_or("")
+                wanted
+                    .field_selector
+                    .strip_prefix("metadata.name=")
+                    .unwrap_or("")
             } else {
                 &wanted.name
             };
@@ -36,18 +41,34 @@ pub async fn authorize(
             if wanted.verb != "create" {
                 return Err("can only create tokens for individual service accounts".into());
             }
-            refers(store, node, &wanted.namespace, "serviceaccounts", &wanted.name).await
+            refers(
+                store,
+                node,
+                &wanted.namespace,
+                "serviceaccounts",
+                &wanted.name,
+            )
+            .await
         }
         ("", "pods") => pods(store, rbac, node, wanted, read_one).await,
         ("", "nodes") => {
             let own = wanted.name == node
                 || wanted.field_selector == format!("metadata.name={node}")
                 || wanted.verb == "create" && wanted.name.is_empty();
-            if own { by_role(rbac, wanted).await } else { Err("node may only access its own Node".into()) }
+            if own {
+                by_role(rbac, wanted).await
+            } else {
+                Err("node may only access its own Node".into())
+            }
         }
         ("coordination.k8s.io", "leases") => {
-            let own = wanted.namespace == "kube-node-lease" && (wanted.name == node || wanted.verb == "create");
-            if own { by_role(rbac, wanted).await } else { Err("can only access node lease with the same name as the requesting node".into()) }
+            let own = wanted.namespace == "kube-node-lease"
+                && (wanted.name == node || wanted.verb == "create");
+            if own {
+                by_role(rbac, wanted).await
+            } else {
+                Err("can only access node lease with the same name as the requesting node".into())
+            }
         }
         _ => by_role(rbac, wanted).await,
     }
@@ -68,8 +89,15 @@ async fn pods(
 ) -> Result<(), String> {
     by_role(rbac, wanted).await?;
     if matches!(wanted.verb.as_str(), "list" | "watch") && !read_one {
-        let own = wanted.field_selector.split(',').any(|t| t == format!("spec.nodeName={node}"));
-        return if own { Ok(()) } else { Err("can only list/watch pods with spec.nodeName field selector".into()) };
+        let own = wanted
+            .field_selector
+            .split(',')
+            .any(|t| t == format!("spec.nodeName={node}"));
+        return if own {
+            Ok(())
+        } else {
+            Err("can only list/watch pods with spec.nodeName field selector".into())
+        };
     }
     if wanted.verb == "create" && wanted.subresource.is_empty() {
         // Mirror pods: NodeRestriction looks at the body.
@@ -83,16 +111,27 @@ async fn pods(
             if text(&pod, &["spec", "nodeName"]) == node {
                 Ok(())
             } else {
-                Err(format!("no relationship found between node '{node}' and this object"))
+                Err(format!(
+                    "no relationship found between node '{node}' and this object"
+                ))
             }
         }
     }
 }
 
 /// Whether a Pod bound to `node` refers to the object.
-async fn refers(store: &dyn Store, node: &str, namespace: &str, resource: &str, name: &str) -> Result<(), String> {
+async fn refers(
+    store: &dyn Store,
+    node: &str,
+    namespace: &str,
+    resource: &str,
+    name: &str,
+) -> Result<(), String> {
     let prefix = format!("/registry/pods/{namespace}/");
-    let range = store.range(&prefix, None, None, 0).await.map_err(|e| e.to_string())?;
+    let range = store
+        .range(&prefix, None, None, 0)
+        .await
+        .map_err(|e| e.to_string())?;
     for entry in range.entries {
         let on_node = entry
             .beside
@@ -106,7 +145,9 @@ async fn refers(store: &dyn Store, node: &str, namespace: &str, resource: &str, 
             return Ok(());
         }
     }
-    Err(format!("no relationship found between node '{node}' and this object"))
+    Err(format!(
+        "no relationship found between node '{node}' and this object"
+    ))
 }
 
 /// Whether a Pod uses a secret, config map, claim or service account of this name.
@@ -125,17 +166,27 @@ pub fn pod_refers(pod: &Value, resource: &str, name: &str) -> bool {
         _ => ("", "", "persistentVolumeClaim", "claimName"),
     };
     for container in containers {
-        if items(container, &["env"]).iter().any(|e| text(e, &["valueFrom", env, "name"]) == name)
-            || items(container, &["envFrom"]).iter().any(|e| text(e, &[env_from, "name"]) == name)
+        if items(container, &["env"])
+            .iter()
+            .any(|e| text(e, &["valueFrom", env, "name"]) == name)
+            || items(container, &["envFrom"])
+                .iter()
+                .any(|e| text(e, &[env_from, "name"]) == name)
         {
             return true;
         }
     }
-    if resource == "secrets" && items(spec, &["imagePullSecrets"]).iter().any(|s| text(s, &["name"]) == name) {
+    if resource == "secrets"
+        && items(spec, &["imagePullSecrets"])
+            .iter()
+            .any(|s| text(s, &["name"]) == name)
+    {
         return true;
     }
     items(spec, &["volumes"]).iter().any(|v| {
         text(v, &[volume, in_volume]) == name
-            || items(v, &["projected", "sources"]).iter().any(|s| text(s, &[volume, "name"]) == name)
+            || items(v, &["projected", "sources"])
+                .iter()
+                .any(|s| text(s, &[volume, "name"]) == name)
     })
 }

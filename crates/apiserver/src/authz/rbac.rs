@@ -51,18 +51,24 @@ impl Rule {
         }
         if wanted.resource.is_empty() {
             return self.non_resource_urls.iter().any(|url| {
-                url == "*" || url == &wanted.path || url.strip_suffix('*').is_some_and(|p| wanted.path.starts_with(p))
+                url == "*"
+                    || url == &wanted.path
+                    || url
+                        .strip_suffix('*')
+                        .is_some_and(|p| wanted.path.starts_with(p))
             });
         }
         let combined = wanted.resource_path();
         let resource = self.resources.iter().any(|r| {
             r == "*"
                 || *r == combined
-                || !wanted.subresource.is_empty() && r.strip_prefix("*/") == Some(&wanted.subresource)
+                || !wanted.subresource.is_empty()
+                    && r.strip_prefix("*/") == Some(&wanted.subresource)
         });
         resource
             && has(&self.api_groups, &wanted.group)
-            && (self.resource_names.is_empty() || self.resource_names.contains(&wanted.name) && !wanted.name.is_empty())
+            && (self.resource_names.is_empty()
+                || self.resource_names.contains(&wanted.name) && !wanted.name.is_empty())
     }
 }
 
@@ -93,7 +99,11 @@ struct Subject {
 
 impl Default for Subject {
     fn default() -> Self {
-        Self { kind: String::new(), name: String::new(), namespace: String::new() }
+        Self {
+            kind: String::new(),
+            name: String::new(),
+            namespace: String::new(),
+        }
     }
 }
 
@@ -114,16 +124,22 @@ struct Binding {
 
 impl Binding {
     fn binds(&self, user: &User) -> bool {
-        self.subjects.iter().flatten().any(|s| match s.kind.as_str() {
-            "User" => s.name == user.name,
-            "Group" => user.is_in(&s.name),
-            "ServiceAccount" => {
-                let namespace =
-                    if s.namespace.is_empty() { &self.metadata.namespace } else { &s.namespace };
-                user.name == format!("system:serviceaccount:{namespace}:{}", s.name)
-            }
-            _ => false,
-        })
+        self.subjects
+            .iter()
+            .flatten()
+            .any(|s| match s.kind.as_str() {
+                "User" => s.name == user.name,
+                "Group" => user.is_in(&s.name),
+                "ServiceAccount" => {
+                    let namespace = if s.namespace.is_empty() {
+                        &self.metadata.namespace
+                    } else {
+                        &s.namespace
+                    };
+                    user.name == format!("system:serviceaccount:{namespace}:{}", s.name)
+                }
+                _ => false,
+            })
     }
 }
 
@@ -142,7 +158,8 @@ impl State {
         let rules = if binding.role_ref.kind == "ClusterRole" {
             self.cluster_roles.get(name)
         } else {
-            self.roles.get(&(binding.metadata.namespace.clone(), name.clone()))
+            self.roles
+                .get(&(binding.metadata.namespace.clone(), name.clone()))
         };
         rules.cloned().unwrap_or_else(|| Arc::from([]))
     }
@@ -155,8 +172,14 @@ fn aggregate<'a>(role: &'a Role, all: &'a [Role], rules: &mut Vec<Rule>, seen: &
             rules.push(rule.clone());
         }
     }
-    for selector in role.aggregation_rule.iter().flat_map(|a| &a.cluster_role_selectors) {
-        let Ok(selector) = LabelSelector::from_json(selector) else { continue };
+    for selector in role
+        .aggregation_rule
+        .iter()
+        .flat_map(|a| &a.cluster_role_selectors)
+    {
+        let Ok(selector) = LabelSelector::from_json(selector) else {
+            continue;
+        };
         for other in all {
             let name = other.metadata.name.as_str();
             let label = |k: &str| other.metadata.labels.get(k).map(String::as_str);
@@ -181,7 +204,10 @@ impl Rbac {
     ///
     /// # Errors
     /// When the store cannot be watched.
-    pub async fn start(store: Arc<dyn Store>, shutdown: &Shutdown) -> Result<Arc<Self>, store::Error> {
+    pub async fn start(
+        store: Arc<dyn Store>,
+        shutdown: &Shutdown,
+    ) -> Result<Arc<Self>, store::Error> {
         let stale = Arc::new(AtomicBool::new(true));
         for prefix in PREFIXES {
             let mut watch = store.watch(prefix, store.revision()).await?;
@@ -203,7 +229,12 @@ impl Rbac {
                 }
             }));
         }
-        Ok(Arc::new(Self { store, state: RwLock::default(), stale, rebuilding: Mutex::new(()) }))
+        Ok(Arc::new(Self {
+            store,
+            state: RwLock::default(),
+            stale,
+            rebuilding: Mutex::new(()),
+        }))
     }
 
     async fn state(&self) -> Arc<State> {
@@ -212,7 +243,8 @@ impl Rbac {
             if self.stale.swap(false, Ordering::AcqRel) {
                 match self.build().await {
                     Ok(state) => {
-                        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+                        *self.state.write().unwrap_or_else(PoisonError::into_inner) =
+                            Arc::new(state);
                     }
                     Err(error) => {
                         tracing::error!(%error, "cannot read the RBAC objects");
@@ -221,10 +253,16 @@ impl Rbac {
                 }
             }
         }
-        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
-    async fn all<T: serde::de::DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, store::Error> {
+    async fn all<T: serde::de::DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<T>, store::Error> {
         let range = self.store.range(prefix, None, None, 0).await?;
         let parse = |e: &Arc<store::Entry>| match serde_json::from_slice(&e.wire) {
             Ok(object) => Some(object),
@@ -241,16 +279,29 @@ impl Rbac {
         let cluster_roles: Vec<Role> = self.all(PREFIXES[0]).await?;
         for role in &cluster_roles {
             let mut rules = Vec::new();
-            aggregate(role, &cluster_roles, &mut rules, &mut vec![&role.metadata.name]);
-            state.cluster_roles.insert(role.metadata.name.clone(), rules.into());
+            aggregate(
+                role,
+                &cluster_roles,
+                &mut rules,
+                &mut vec![&role.metadata.name],
+            );
+            state
+                .cluster_roles
+                .insert(role.metadata.name.clone(), rules.into());
         }
         state.cluster_bindings = self.all(PREFIXES[1]).await?;
         for role in self.all::<Role>(PREFIXES[2]).await? {
             let key = (role.metadata.namespace, role.metadata.name);
-            state.roles.insert(key, role.rules.unwrap_or_default().into());
+            state
+                .roles
+                .insert(key, role.rules.unwrap_or_default().into());
         }
         for binding in self.all::<Binding>(PREFIXES[3]).await? {
-            state.bindings.entry(binding.metadata.namespace.clone()).or_default().push(binding);
+            state
+                .bindings
+                .entry(binding.metadata.namespace.clone())
+                .or_default()
+                .push(binding);
         }
         Ok(state)
     }
@@ -266,11 +317,19 @@ impl Rbac {
                 ));
             }
         }
-        for binding in state.bindings.get(&wanted.namespace)?.iter().filter(|b| b.binds(user)) {
+        for binding in state
+            .bindings
+            .get(&wanted.namespace)?
+            .iter()
+            .filter(|b| b.binds(user))
+        {
             if state.rules_of(binding).iter().any(|r| r.allows(wanted)) {
                 return Some(format!(
                     "RBAC: allowed by RoleBinding \"{}/{}\" of {} \"{}\"",
-                    binding.metadata.name, binding.metadata.namespace, binding.role_ref.kind, binding.role_ref.name
+                    binding.metadata.name,
+                    binding.metadata.namespace,
+                    binding.role_ref.kind,
+                    binding.role_ref.name
                 ));
             }
         }
@@ -281,16 +340,28 @@ impl Rbac {
     pub async fn rules_for(&self, user: &User, namespace: &str) -> Vec<Rule> {
         let state = self.state().await;
         let local = state.bindings.get(namespace).map_or(&[][..], Vec::as_slice);
-        let bound = state.cluster_bindings.iter().chain(local).filter(|b| b.binds(user));
+        let bound = state
+            .cluster_bindings
+            .iter()
+            .chain(local)
+            .filter(|b| b.binds(user));
         bound.flat_map(|b| state.rules_of(b).to_vec()).collect()
     }
 
     /// The rules of a role that a binding in `namespace` may refer to; `None` when there is no such role.
-    pub async fn rules_of_role(&self, kind: &str, namespace: &str, name: &str) -> Option<Arc<[Rule]>> {
+    pub async fn rules_of_role(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<[Rule]>> {
         let state = self.state().await;
         match kind {
             "ClusterRole" => state.cluster_roles.get(name).cloned(),
-            _ => state.roles.get(&(namespace.to_owned(), name.to_owned())).cloned(),
+            _ => state
+                .roles
+                .get(&(namespace.to_owned(), name.to_owned()))
+                .cloned(),
         }
     }
 }
@@ -298,7 +369,11 @@ impl Rbac {
 /// What of `wanted` the `owned` rules do not cover: nobody may grant more than they hold.
 #[must_use]
 pub fn uncovered(owned: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
-    wanted.iter().flat_map(split).filter(|one| !owned.iter().any(|rule| covers(rule, one))).collect()
+    wanted
+        .iter()
+        .flat_map(split)
+        .filter(|one| !owned.iter().any(|rule| covers(rule, one)))
+        .collect()
 }
 
 /// A rule as its smallest parts: one verb, group, resource and name each.
@@ -306,7 +381,11 @@ fn split(rule: &Rule) -> Vec<Rule> {
     let mut parts = Vec::new();
     for verb in &rule.verbs {
         for url in &rule.non_resource_urls {
-            parts.push(Rule { verbs: vec![verb.clone()], non_resource_urls: vec![url.clone()], ..Rule::default() });
+            parts.push(Rule {
+                verbs: vec![verb.clone()],
+                non_resource_urls: vec![url.clone()],
+                ..Rule::default()
+            });
         }
         for group in &rule.api_groups {
             for resource in &rule.resources {
@@ -319,9 +398,10 @@ fn split(rule: &Rule) -> Vec<Rule> {
                 if rule.resource_names.is_empty() {
                     parts.push(base);
                 } else {
-                    parts.extend(
-                        rule.resource_names.iter().map(|n| Rule { resource_names: vec![n.clone()], ..base.clone() }),
-                    );
+                    parts.extend(rule.resource_names.iter().map(|n| Rule {
+                        resource_names: vec![n.clone()],
+                        ..base.clone()
+                    }));
                 }
             }
         }
@@ -333,14 +413,25 @@ fn covers(rule: &Rule, one: &Rule) -> bool {
     let verb = one.verbs.iter().all(|v| has(&rule.verbs, v));
     if let [url] = one.non_resource_urls.as_slice() {
         return verb
-            && rule.non_resource_urls.iter().any(|u| u == url || u.strip_suffix('*').is_some_and(|p| url.starts_with(p)));
+            && rule
+                .non_resource_urls
+                .iter()
+                .any(|u| u == url || u.strip_suffix('*').is_some_and(|p| url.starts_with(p)));
     }
     let resource = one.resources.iter().all(|r| {
         has(&rule.resources, r)
-            || r.split_once('/').is_some_and(|(_, sub)| rule.resources.iter().any(|x| x.strip_prefix("*/") == Some(sub)))
+            || r.split_once('/').is_some_and(|(_, sub)| {
+                rule.resources
+                    .iter()
+                    .any(|x| x.strip_prefix("*/") == Some(sub))
+            })
     });
     let names = rule.resource_names.is_empty()
-        || !one.resource_names.is_empty() && one.resource_names.iter().all(|n| rule.resource_names.contains(n));
+        || !one.resource_names.is_empty()
+            && one
+                .resource_names
+                .iter()
+                .all(|n| rule.resource_names.contains(n));
     verb && resource && names && one.api_groups.iter().all(|g| has(&rule.api_groups, g))
 }
 
@@ -349,7 +440,18 @@ mod tests {
     use super::*;
 
     fn rule(verbs: &str, groups: &str, resources: &str, names: &str) -> Rule {
-        let list = |s: &str| s.split(' ').filter(|x| !x.is_empty()).map(|x| if x == "core" { String::new() } else { x.to_owned() }).collect();
+        let list = |s: &str| {
+            s.split(' ')
+                .filter(|x| !x.is_empty())
+                .map(|x| {
+                    if x == "core" {
+                        String::new()
+                    } else {
+                        x.to_owned()
+                    }
+                })
+                .collect()
+        };
         Rule {
             verbs: list(verbs),
             api_groups: list(groups),
@@ -373,14 +475,42 @@ mod tests {
     #[test]
     fn rules_allow_what_they_name_only() {
         let cases = [
-            (rule("get", "core", "pods", ""), wants("get", "pods", "a"), true),
-            (rule("get", "core", "pods", ""), wants("get", "pods/log", "a"), false),
-            (rule("get", "core", "pods/log", ""), wants("get", "pods/log", "a"), true),
-            (rule("get", "core", "*/log", ""), wants("get", "pods/log", "a"), true),
+            (
+                rule("get", "core", "pods", ""),
+                wants("get", "pods", "a"),
+                true,
+            ),
+            (
+                rule("get", "core", "pods", ""),
+                wants("get", "pods/log", "a"),
+                false,
+            ),
+            (
+                rule("get", "core", "pods/log", ""),
+                wants("get", "pods/log", "a"),
+                true,
+            ),
+            (
+                rule("get", "core", "*/log", ""),
+                wants("get", "pods/log", "a"),
+                true,
+            ),
             (rule("*", "*", "*", ""), wants("get", "pods/log", "a"), true),
-            (rule("get", "apps", "pods", ""), wants("get", "pods", "a"), false),
-            (rule("get", "core", "pods", "b"), wants("get", "pods", "a"), false),
-            (rule("list", "core", "pods", "b"), wants("list", "pods", ""), false),
+            (
+                rule("get", "apps", "pods", ""),
+                wants("get", "pods", "a"),
+                false,
+            ),
+            (
+                rule("get", "core", "pods", "b"),
+                wants("get", "pods", "a"),
+                false,
+            ),
+            (
+                rule("list", "core", "pods", "b"),
+                wants("list", "pods", ""),
+                false,
+            ),
         ];
         for (rule, wanted, allowed) in cases {
             assert_eq!(rule.allows(&wanted), allowed, "{rule:?} {wanted:?}");
@@ -389,10 +519,19 @@ mod tests {
 
     #[test]
     fn nobody_grants_more_than_they_hold() {
-        let owned = [rule("get list", "core", "pods", ""), rule("get", "core", "secrets", "mine")];
+        let owned = [
+            rule("get list", "core", "pods", ""),
+            rule("get", "core", "secrets", "mine"),
+        ];
         assert!(uncovered(&owned, &[rule("get", "core", "pods", "")]).is_empty());
-        assert_eq!(uncovered(&owned, &[rule("get delete", "core", "pods", "")]).len(), 1);
-        assert_eq!(uncovered(&owned, &[rule("get", "core", "secrets", "")]).len(), 1);
+        assert_eq!(
+            uncovered(&owned, &[rule("get delete", "core", "pods", "")]).len(),
+            1
+        );
+        assert_eq!(
+            uncovered(&owned, &[rule("get", "core", "secrets", "")]).len(),
+            1
+        );
         assert!(uncovered(&owned, &[rule("get", "core", "secrets", "mine")]).is_empty());
         assert_eq!(uncovered(&owned, &[rule("*", "*", "*", "")]).len(), 1);
     }

@@ -15,7 +15,9 @@ use crate::object::{self, text};
 /// 500 if the object has no metadata, which creation makes sure of.
 pub fn encode(value: &Value) -> Result<(Bytes, u32), Status> {
     let bad = || Status::internal("an object without metadata cannot be stored");
-    let Value::Object(map) = value else { return Err(bad()) };
+    let Value::Object(map) = value else {
+        return Err(bad());
+    };
     let mut out = Vec::with_capacity(1024);
     let mut offset = None;
     let failed = |e: serde_json::Error| Status::internal(e);
@@ -24,7 +26,9 @@ pub fn encode(value: &Value) -> Result<(Bytes, u32), Status> {
         serde_json::to_writer(&mut out, name).map_err(failed)?;
         out.push(b':');
         if name == "metadata" {
-            let Value::Object(metadata) = field else { return Err(bad()) };
+            let Value::Object(metadata) = field else {
+                return Err(bad());
+            };
             offset = u32::try_from(out.len() + 1).ok();
             out.push(b'{');
             let kept = metadata.iter().filter(|(k, _)| *k != "resourceVersion");
@@ -50,7 +54,8 @@ pub fn encode(value: &Value) -> Result<(Bytes, u32), Status> {
 /// # Errors
 /// 500 when it is not JSON: the disk or another program damaged it.
 pub fn decode(entry: &Entry) -> Result<Value, Status> {
-    serde_json::from_slice(&entry.wire).map_err(|e| Status::internal(format!("{} is damaged: {e}", entry.key)))
+    serde_json::from_slice(&entry.wire)
+        .map_err(|e| Status::internal(format!("{} is damaged: {e}", entry.key)))
 }
 
 /// How a body is written.
@@ -65,7 +70,11 @@ pub enum ContentType {
 ///
 /// # Errors
 /// 400 for what cannot be read.
-pub fn parse(body: &[u8], content: ContentType, ty: TypeId) -> Result<(Value, Vec<String>), Status> {
+pub fn parse(
+    body: &[u8],
+    content: ContentType,
+    ty: TypeId,
+) -> Result<(Value, Vec<String>), Status> {
     let parsed = match content {
         ContentType::Json => api::decode::parse(body, api::decode::Content::Json),
         ContentType::Yaml => api::decode::parse(body, api::decode::Content::Yaml),
@@ -79,7 +88,10 @@ pub fn parse(body: &[u8], content: ContentType, ty: TypeId) -> Result<(Value, Ve
 /// # Errors
 /// 415 for what is not read.
 pub fn content_type(headers: &http::HeaderMap) -> Result<ContentType, Status> {
-    let header = headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let header = headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
     match header.split(';').next().unwrap_or("").trim() {
         "" | "application/json" | "*/*" => Ok(ContentType::Json),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(ContentType::Yaml),
@@ -107,7 +119,12 @@ pub fn read(
     if !value.is_object() {
         let message = format!(
             "{} in version \"{}\" cannot be handled as a {}: json: cannot unmarshal {} into Go value of type {}.{}",
-            kind.kind, kind.version, kind.kind, json_type(&value), kind.version, kind.kind,
+            kind.kind,
+            kind.version,
+            kind.kind,
+            json_type(&value),
+            kind.version,
+            kind.kind,
         );
         return Err(Status::bad_request(message));
     }
@@ -138,7 +155,11 @@ fn identify(value: &mut Value, kind: &Kind) -> Result<(), Status> {
             )));
         }
         let (group, v) = version.rsplit_once('/').unwrap_or(("", version));
-        let shown = if group.is_empty() { format!("{v}, Kind={name}") } else { format!("{group}/{v}, Kind={name}") };
+        let shown = if group.is_empty() {
+            format!("{v}, Kind={name}")
+        } else {
+            format!("{group}/{v}, Kind={name}")
+        };
         return Err(Status::bad_request(format!(
             "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error or unexpected kind: {shown}",
             kind.kind
@@ -212,7 +233,10 @@ mod tests {
         let value = json!({"kind": "Pod", "data": {"metadata": {}}, "metadata": {"name": "a", "resourceVersion": "7"}});
         let (bytes, offset) = encode(&value).unwrap();
         let text = std::str::from_utf8(&bytes).unwrap();
-        assert!(text[offset as usize..].starts_with("\"name\":\"a\"}"), "{text}");
+        assert!(
+            text[offset as usize..].starts_with("\"name\":\"a\"}"),
+            "{text}"
+        );
         assert!(!text.contains("resourceVersion"));
     }
 }

@@ -31,16 +31,23 @@ impl Core {
     ) -> Result<Written, Status> {
         codec::settle_namespace(&mut value, kind, namespace)?;
         if !text(&value, &["metadata", "resourceVersion"]).is_empty() {
-            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(Status::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         let generate = text(&value, &["metadata", "generateName"]).to_owned();
         let generated = object::name(&value).is_empty() && !generate.is_empty();
         if !generated {
-            return self.create_named(context, kind, namespace, value, options).await;
+            return self
+                .create_named(context, kind, namespace, value, options)
+                .await;
         }
         let mut prefix = generate.as_str();
         if prefix.len() > GENERATED_PREFIX {
-            let end = (0..=GENERATED_PREFIX).rev().find(|i| prefix.is_char_boundary(*i)).unwrap_or(0);
+            let end = (0..=GENERATED_PREFIX)
+                .rev()
+                .find(|i| prefix.is_char_boundary(*i))
+                .unwrap_or(0);
             prefix = &prefix[..end];
         }
         let mut tries = 1;
@@ -48,7 +55,10 @@ impl Core {
             let mut named = value.clone();
             let name = format!("{prefix}{}", self.world.rng.suffix(SUFFIX));
             object::metadata(&mut named).insert("name".into(), name.into());
-            match self.create_named(context, kind, namespace, named, options).await {
+            match self
+                .create_named(context, kind, namespace, named, options)
+                .await
+            {
                 Err(status) if status.reason == "AlreadyExists" && tries < NAME_TRIES => tries += 1,
                 done => return done,
             }
@@ -65,7 +75,12 @@ impl Core {
     ) -> Result<Written, Status> {
         let now = api::time::seconds(self.world.now());
         let metadata = object::metadata(&mut value);
-        for set_by_server in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"] {
+        for set_by_server in [
+            "selfLink",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "managedFields",
+        ] {
             metadata.remove(set_by_server);
         }
         metadata.insert("uid".into(), self.world.rng.uuid().into());
@@ -78,7 +93,16 @@ impl Core {
         if !errors.is_empty() {
             return Err(Status::invalid(kind.group, kind.kind, &name, errors));
         }
-        admission::validate(self, context, kind, Operation::Create, Some(&value), None, "").await?;
+        admission::validate(
+            self,
+            context,
+            kind,
+            Operation::Create,
+            Some(&value),
+            None,
+            "",
+        )
+        .await?;
         let path = key(kind, namespace, &name);
         if options.dry_run {
             if self.store.get(&path).await.map_err(store_status)?.is_some() {
@@ -102,7 +126,9 @@ impl Core {
             Outcome::Committed { mut entries, .. } => {
                 claim.keep();
                 let entry = entries.pop().flatten();
-                entry.map(Written::Stored).ok_or_else(|| Status::internal("the store returned no entry"))
+                entry
+                    .map(Written::Stored)
+                    .ok_or_else(|| Status::internal("the store returned no entry"))
             }
             Outcome::Conflict { .. } => Err(Status::already_exists(kind.group, kind.plural, &name)),
         }

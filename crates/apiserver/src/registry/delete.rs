@@ -13,8 +13,8 @@ use jiff::SignedDuration;
 use serde_json::Value;
 use store::{Compare, Entry, Op, Outcome, Txn};
 
-use super::update::nothing_holds;
 use super::codec::ContentType;
+use super::update::nothing_holds;
 use super::{Context, codec, store_status};
 use crate::Core;
 use crate::admission::{self, Operation};
@@ -40,7 +40,11 @@ impl DeleteOptions {
     ///
     /// # Errors
     /// 400 and 422 as upstream.
-    pub fn of(body: &[u8], content: ContentType, query: &crate::request::Query) -> Result<Self, Status> {
+    pub fn of(
+        body: &[u8],
+        content: ContentType,
+        query: &crate::request::Query,
+    ) -> Result<Self, Status> {
         let mut options = Self::default();
         let mut orphan = None;
         if !body.is_empty() {
@@ -48,7 +52,9 @@ impl DeleteOptions {
             let (v, _) = codec::parse(body, content, ty)?;
             options.grace = v["gracePeriodSeconds"].as_i64();
             options.uid = v["preconditions"]["uid"].as_str().map(str::to_owned);
-            options.resource_version = v["preconditions"]["resourceVersion"].as_str().map(str::to_owned);
+            options.resource_version = v["preconditions"]["resourceVersion"]
+                .as_str()
+                .map(str::to_owned);
             options.propagation = text(&v, &["propagationPolicy"]).to_owned();
             options.dry_run = !items(&v, &["dryRun"]).is_empty();
             orphan = v["orphanDependents"].as_bool();
@@ -56,7 +62,9 @@ impl DeleteOptions {
         if query.has("gracePeriodSeconds") {
             let given = query.get("gracePeriodSeconds");
             let parsed = given.parse().map_err(|_| {
-                Status::bad_request(format!("gracePeriodSeconds: Invalid value: \"{given}\": must be a number"))
+                Status::bad_request(format!(
+                    "gracePeriodSeconds: Invalid value: \"{given}\": must be a number"
+                ))
             })?;
             options.grace = Some(parsed);
         }
@@ -76,12 +84,20 @@ impl DeleteOptions {
         let known = ["Background", "Foreground", "Orphan"];
         if !self.propagation.is_empty() && !known.contains(&self.propagation.as_str()) {
             let bad = Value::from(self.propagation.clone());
-            return invalid(api::FieldError::not_supported("propagationPolicy", &bad, &known));
+            return invalid(api::FieldError::not_supported(
+                "propagationPolicy",
+                &bad,
+                &known,
+            ));
         }
         match orphan {
             Some(_) if !self.propagation.is_empty() => {
                 let why = "orphanDependents and deletionPropagation cannot be both set";
-                return invalid(api::FieldError::invalid("propagationPolicy", &self.propagation.clone().into(), why));
+                return invalid(api::FieldError::invalid(
+                    "propagationPolicy",
+                    &self.propagation.clone().into(),
+                    why,
+                ));
             }
             Some(true) => "Orphan".clone_into(&mut self.propagation),
             Some(false) => "Background".clone_into(&mut self.propagation),
@@ -116,7 +132,16 @@ impl Core {
             let current = self.get(kind, namespace, name).await?;
             let object = codec::decode(&current)?;
             check_preconditions(kind, name, &object, options)?;
-            admission::validate(self, context, kind, Operation::Delete, None, Some(&object), "").await?;
+            admission::validate(
+                self,
+                context,
+                kind,
+                Operation::Delete,
+                None,
+                Some(&object),
+                "",
+            )
+            .await?;
             let Some(marked) = self.mark(kind, &object, options) else {
                 if options.dry_run {
                     return Ok(Deleted::Gone(current));
@@ -136,10 +161,16 @@ impl Core {
             let key = current.key.to_string();
             let txn = Txn {
                 compares: vec![Compare::Revision(key.clone(), current.revision)],
-                ops: vec![Op::Put { key, stored, rv_offset: Some(offset), expire_after: None }],
+                ops: vec![Op::Put {
+                    key,
+                    stored,
+                    rv_offset: Some(offset),
+                    expire_after: None,
+                }],
                 lazy: false,
             };
-            if let Outcome::Committed { mut entries, .. } = self.store.txn(txn).await.map_err(store_status)?
+            if let Outcome::Committed { mut entries, .. } =
+                self.store.txn(txn).await.map_err(store_status)?
                 && let Some(entry) = entries.pop().flatten()
             {
                 return Ok(Deleted::Pending(entry));
@@ -162,15 +193,23 @@ impl Core {
         let mut grace = grace_of(kind, object, options);
         if was_deleting {
             // A second delete may only shorten what is left.
-            let left = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
-            grace = if options.grace.is_some() { grace.min(left) } else { left };
+            let left = object["metadata"]["deletionGracePeriodSeconds"]
+                .as_i64()
+                .unwrap_or(0);
+            grace = if options.grace.is_some() {
+                grace.min(left)
+            } else {
+                left
+            };
         }
-        let shortened =
-            was_deleting && Some(grace) != object["metadata"]["deletionGracePeriodSeconds"].as_i64();
+        let shortened = was_deleting
+            && Some(grace) != object["metadata"]["deletionGracePeriodSeconds"].as_i64();
         let metadata = object::metadata(&mut marked);
         if !was_deleting || shortened {
             let now = self.world.now();
-            let due = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
+            let due = now
+                .checked_add(SignedDuration::from_secs(grace))
+                .unwrap_or(now);
             metadata.insert("deletionTimestamp".into(), api::time::seconds(due).into());
             metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
             if !was_deleting && object["metadata"]["generation"].as_i64().unwrap_or(0) > 0 {
@@ -181,12 +220,28 @@ impl Core {
         if kind.plural == "namespaces" {
             object::child(&mut marked, "status").insert("phase".into(), "Terminating".into());
         }
-        if nothing_holds(kind, &marked) { None } else { Some(marked) }
+        if nothing_holds(kind, &marked) {
+            None
+        } else {
+            Some(marked)
+        }
     }
 }
 
-fn check_preconditions(kind: &Kind, name: &str, object: &Value, options: &DeleteOptions) -> Result<(), Status> {
-    let pairs = [("UID", "uid", &options.uid), ("ResourceVersion", "resourceVersion", &options.resource_version)];
+fn check_preconditions(
+    kind: &Kind,
+    name: &str,
+    object: &Value,
+    options: &DeleteOptions,
+) -> Result<(), Status> {
+    let pairs = [
+        ("UID", "uid", &options.uid),
+        (
+            "ResourceVersion",
+            "resourceVersion",
+            &options.resource_version,
+        ),
+    ];
     for (title, field, wanted) in pairs {
         let current = text(object, &["metadata", field]);
         if let Some(wanted) = wanted
@@ -211,7 +266,9 @@ fn grace_of(kind: &Kind, object: &Value, options: &DeleteOptions) -> i64 {
     if unstarted || ended {
         return 0;
     }
-    let spec = object["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
+    let spec = object["spec"]["terminationGracePeriodSeconds"]
+        .as_i64()
+        .unwrap_or(30);
     match options.grace {
         // A negative period means "as soon as it can stop".
         Some(given) if given < 0 => 1,
@@ -223,8 +280,9 @@ fn grace_of(kind: &Kind, object: &Value, options: &DeleteOptions) -> i64 {
 
 /// The finalizers once the propagation policy is among them.
 fn finalizers_after(kind: &Kind, object: &Value, options: &DeleteOptions) -> Vec<String> {
-    let mut list: Vec<String> =
-        object::strings(object, &["metadata", "finalizers"]).map(str::to_owned).collect();
+    let mut list: Vec<String> = object::strings(object, &["metadata", "finalizers"])
+        .map(str::to_owned)
+        .collect();
     let has = |list: &[String], f: &str| list.iter().any(|x| x == f);
     let (orphan, foreground) = match options.propagation.as_str() {
         "Orphan" => (true, false),

@@ -28,17 +28,26 @@ impl Selection {
     pub fn of(query: &Query, kind: &Kind, name: &str) -> Result<Self, Status> {
         let labels = LabelSelector::parse(query.get("labelSelector"))
             .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
-        let mut fields = FieldSelector::parse(query.get("fieldSelector")).map_err(Status::bad_request)?;
+        let mut fields =
+            FieldSelector::parse(query.get("fieldSelector")).map_err(Status::bad_request)?;
         if !name.is_empty() {
-            let exact = FieldSelector::parse(&format!("metadata.name={name}")).map_err(Status::bad_request)?;
+            let exact = FieldSelector::parse(&format!("metadata.name={name}"))
+                .map_err(Status::bad_request)?;
             fields.terms.extend(exact.terms);
         }
-        let known = if fields.terms.is_empty() { Vec::new() } else { strategy::index_fields(kind, &serde_json::Value::Null) };
+        let known = if fields.terms.is_empty() {
+            Vec::new()
+        } else {
+            strategy::index_fields(kind, &serde_json::Value::Null)
+        };
         for term in &fields.terms {
             if !known.iter().any(|(field, _)| *field == term.field) {
                 let message = match (kind.group, kind.plural) {
                     ("", _) => format!("field label not supported: {}", term.field),
-                    _ => format!("\"{}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", term.field),
+                    _ => format!(
+                        "\"{}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                        term.field
+                    ),
                 };
                 return Err(Status::bad_request(message));
             }
@@ -58,8 +67,11 @@ impl Selection {
         if self.is_everything() {
             return true;
         }
-        let Some(meta) = meta(entry) else { return false };
-        self.labels.matches(&|k| meta.label(k)) && self.fields.matches(&|k| Some(meta.field(k).unwrap_or("")))
+        let Some(meta) = meta(entry) else {
+            return false;
+        };
+        self.labels.matches(&|k| meta.label(k))
+            && self.fields.matches(&|k| Some(meta.field(k).unwrap_or("")))
     }
 }
 
@@ -108,7 +120,12 @@ impl Core {
         loop {
             let range = self
                 .store
-                .range(&prefix, after.as_deref(), at, if limit == 0 { 0 } else { limit.max(500) })
+                .range(
+                    &prefix,
+                    after.as_deref(),
+                    at,
+                    if limit == 0 { 0 } else { limit.max(500) },
+                )
                 .await
                 .map_err(|e| continued(store_status(e), query))?;
             let last = range.entries.last().map(|e| e.key.to_string());
@@ -125,7 +142,10 @@ impl Core {
             let left = range.entries.len() as u64 - scanned + range.remaining;
             at = Some(range.revision);
             if limit != 0 && entries.len() == limit && left > 0 {
-                let resume = range.entries[scanned as usize - 1].key.strip_prefix(&*prefix).unwrap_or("");
+                let resume = range.entries[scanned as usize - 1]
+                    .key
+                    .strip_prefix(&*prefix)
+                    .unwrap_or("");
                 let token = Token {
                     v: TOKEN_VERSION.into(),
                     rv: i64::try_from(range.revision).unwrap_or(i64::MAX),
@@ -134,21 +154,48 @@ impl Core {
                 let json = serde_json::to_vec(&token).map_err(Status::internal)?;
                 let remaining = selection.is_everything().then_some(left);
                 let continue_token = URL_SAFE_NO_PAD.encode(json);
-                return Ok(Page { revision: range.revision, entries, continue_token, remaining });
+                return Ok(Page {
+                    revision: range.revision,
+                    entries,
+                    continue_token,
+                    remaining,
+                });
             }
             if range.remaining == 0 {
-                return Ok(Page { revision: range.revision, entries, continue_token: String::new(), remaining: None });
+                return Ok(Page {
+                    revision: range.revision,
+                    entries,
+                    continue_token: String::new(),
+                    remaining: None,
+                });
             }
             after = last;
         }
     }
 
-    async fn list_one(&self, kind: &Kind, namespace: &str, name: &str, selection: &Selection) -> Result<Page, Status> {
+    async fn list_one(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        selection: &Selection,
+    ) -> Result<Page, Status> {
         let revision = self.store.revision();
-        let entry = self.store.get(&key(kind, namespace, name)).await.map_err(store_status)?;
+        let entry = self
+            .store
+            .get(&key(kind, namespace, name))
+            .await
+            .map_err(store_status)?;
         let entries: Vec<_> = entry.into_iter().filter(|e| selection.matches(e)).collect();
-        let revision = entries.first().map_or(revision, |e| e.revision.max(revision));
-        Ok(Page { revision, entries, continue_token: String::new(), remaining: None })
+        let revision = entries
+            .first()
+            .map_or(revision, |e| e.revision.max(revision));
+        Ok(Page {
+            revision,
+            entries,
+            continue_token: String::new(),
+            remaining: None,
+        })
     }
 }
 
@@ -156,28 +203,51 @@ fn parse_limit(text: &str) -> Result<usize, Status> {
     if text.is_empty() {
         return Ok(0);
     }
-    let limit: i64 = text
-        .parse()
-        .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax")))?;
+    let limit: i64 = text.parse().map_err(|_| {
+        Status::bad_request(format!(
+            "strconv.ParseInt: parsing \"{text}\": invalid syntax"
+        ))
+    })?;
     Ok(usize::try_from(limit).unwrap_or(0))
 }
 
 /// Where a list starts and at which revision.
-fn place(query: &Query, prefix: &str, current: u64) -> Result<(Option<String>, Option<u64>), Status> {
-    let (version, matching) = (query.get("resourceVersion"), query.get("resourceVersionMatch"));
+fn place(
+    query: &Query,
+    prefix: &str,
+    current: u64,
+) -> Result<(Option<String>, Option<u64>), Status> {
+    let (version, matching) = (
+        query.get("resourceVersion"),
+        query.get("resourceVersionMatch"),
+    );
     let forbidden = |field: &str, why: &str| {
-        Status::invalid("meta.k8s.io", "ListOptions", "", vec![api::FieldError::forbidden(field, why)])
+        Status::invalid(
+            "meta.k8s.io",
+            "ListOptions",
+            "",
+            vec![api::FieldError::forbidden(field, why)],
+        )
     };
     let token = query.get("continue");
     if !token.is_empty() {
         if !matching.is_empty() {
-            return Err(forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+            return Err(forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden when continue is provided",
+            ));
         }
         if !version.is_empty() && version != "0" {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
-        let bad = || Status::bad_request("continue key is not valid: illegal base64 data or version");
-        let json = URL_SAFE_NO_PAD.decode(token).or_else(|_| STANDARD.decode(token)).map_err(|_| bad())?;
+        let bad =
+            || Status::bad_request("continue key is not valid: illegal base64 data or version");
+        let json = URL_SAFE_NO_PAD
+            .decode(token)
+            .or_else(|_| STANDARD.decode(token))
+            .map_err(|_| bad())?;
         let token: Token = serde_json::from_slice(&json).map_err(|_| bad())?;
         if token.v != TOKEN_VERSION || token.start.contains("..") {
             return Err(bad());
@@ -201,15 +271,20 @@ fn place(query: &Query, prefix: &str, current: u64) -> Result<(Option<String>, O
             // What is current is not older than anything that was asked for.
             Ok((None, None))
         }
-        "Exact" if asked == 0 => {
-            Err(forbidden("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""))
-        }
+        "Exact" if asked == 0 => Err(forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        )),
         "Exact" => Ok((None, Some(asked))),
         other => Err(Status::invalid(
             "meta.k8s.io",
             "ListOptions",
             "",
-            vec![api::FieldError::not_supported("resourceVersionMatch", &other.into(), &["Exact", "NotOlderThan", ""])],
+            vec![api::FieldError::not_supported(
+                "resourceVersionMatch",
+                &other.into(),
+                &["Exact", "NotOlderThan", ""],
+            )],
         )),
     }
 }
@@ -220,7 +295,11 @@ fn place(query: &Query, prefix: &str, current: u64) -> Result<(Option<String>, O
 /// 400 as upstream.
 pub fn parse_version(text: &str) -> Result<u64, Status> {
     text.parse().map_err(|_| {
-        let error = api::FieldError::invalid("resourceVersion", &text.into(), format!("strconv.ParseUint: parsing \"{text}\": invalid syntax"));
+        let error = api::FieldError::invalid(
+            "resourceVersion",
+            &text.into(),
+            format!("strconv.ParseUint: parsing \"{text}\": invalid syntax"),
+        );
         Status::bad_request(error.to_string())
     })
 }

@@ -27,13 +27,19 @@ impl Meta {
     /// A label's value.
     #[must_use]
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok().map(|i| &*self.labels[i].1)
+        self.labels
+            .binary_search_by(|(k, _)| (**k).cmp(key))
+            .ok()
+            .map(|i| &*self.labels[i].1)
     }
 
     /// An indexed field's value.
     #[must_use]
     pub fn field(&self, path: &str) -> Option<&str> {
-        self.fields.iter().find(|(p, _)| *p == path).map(|(_, v)| &**v)
+        self.fields
+            .iter()
+            .find(|(p, _)| *p == path)
+            .map(|(_, v)| &**v)
     }
 }
 
@@ -42,7 +48,9 @@ pub struct MetaIndexer;
 
 impl Indexer for MetaIndexer {
     fn index(&self, key: &str, stored: &[u8]) -> Beside {
-        let Some(kind) = kind_of_key(key) else { return Arc::new(Meta::default()) };
+        let Some(kind) = kind_of_key(key) else {
+            return Arc::new(Meta::default());
+        };
         let object: Value = match serde_json::from_slice(stored) {
             Ok(object) => object,
             Err(error) => {
@@ -51,9 +59,17 @@ impl Indexer for MetaIndexer {
             }
         };
         let labels = object["metadata"]["labels"].as_object();
-        let labels = labels.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into())));
-        let fields = strategy::index_fields(kind, &object).into_iter().map(|(k, v)| (k, v.into_boxed_str()));
-        Arc::new(Meta { labels: labels.collect(), fields: fields.collect() })
+        let labels = labels
+            .into_iter()
+            .flatten()
+            .filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into())));
+        let fields = strategy::index_fields(kind, &object)
+            .into_iter()
+            .map(|(k, v)| (k, v.into_boxed_str()));
+        Arc::new(Meta {
+            labels: labels.collect(),
+            fields: fields.collect(),
+        })
     }
 }
 
@@ -64,7 +80,9 @@ pub fn meta(entry: &Entry) -> Option<&Meta> {
 }
 
 fn kind_of_key(key: &str) -> Option<&'static Kind> {
-    api::facts::KINDS.iter().find(|k| crate::served(k) && !k.storage_prefix.is_empty() && key.starts_with(k.storage_prefix))
+    api::facts::KINDS.iter().find(|k| {
+        crate::served(k) && !k.storage_prefix.is_empty() && key.starts_with(k.storage_prefix)
+    })
 }
 
 /// The store's key of an object; of a namespace's or the kind's prefix when `name` (and `namespace`) are empty.
@@ -86,11 +104,15 @@ pub fn store_status(error: store::Error) -> Status {
         }
         store::Error::Future { asked, current } => {
             let message = format!("Too large resource version: {asked}, current: {current}");
-            Status::timeout(message, 1).with_cause("ResourceVersionTooLarge", "Too large resource version", "")
+            Status::timeout(message, 1).with_cause(
+                "ResourceVersionTooLarge",
+                "Too large resource version",
+                "",
+            )
         }
-        store::Error::TooLarge { size, limit, .. } => {
-            Status::too_large(format!("the object has {size} bytes, more than the limit of {limit}"))
-        }
+        store::Error::TooLarge { size, limit, .. } => Status::too_large(format!(
+            "the object has {size} bytes, more than the limit of {limit}"
+        )),
         store::Error::Disk(why) => Status::internal(format!("the data store cannot write: {why}")),
         store::Error::Closed => Status::service_unavailable("the server is shutting down"),
         store::Error::Damaged(why) => Status::internal(why),
@@ -131,10 +153,17 @@ impl WriteOptions {
             "Strict" => FieldValidation::Strict,
             other => {
                 let known = ["Ignore", "Strict", "Warn"];
-                return invalid(api::FieldError::not_supported("fieldValidation", &other.into(), &known));
+                return invalid(api::FieldError::not_supported(
+                    "fieldValidation",
+                    &other.into(),
+                    &known,
+                ));
             }
         };
-        Ok(Self { dry_run: !dry_run.is_empty(), field_validation })
+        Ok(Self {
+            dry_run: !dry_run.is_empty(),
+            field_validation,
+        })
     }
 }
 
@@ -147,7 +176,10 @@ pub struct Context {
 impl Context {
     /// Adds a `Warning` header to the answer.
     pub fn warn(&self, text: impl Into<String>) {
-        let mut warnings = self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut warnings = self
+            .warnings
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let text = text.into();
         if !warnings.contains(&text) {
             warnings.push(text);
@@ -178,8 +210,17 @@ impl Core {
     ///
     /// # Errors
     /// 404, or the store's.
-    pub async fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Arc<Entry>, Status> {
-        let entry = self.store.get(&key(kind, namespace, name)).await.map_err(store_status)?;
+    pub async fn get(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Arc<Entry>, Status> {
+        let entry = self
+            .store
+            .get(&key(kind, namespace, name))
+            .await
+            .map_err(store_status)?;
         entry.ok_or_else(|| Status::not_found(kind.group, kind.plural, name))
     }
 
@@ -187,7 +228,12 @@ impl Core {
     ///
     /// # Errors
     /// 404, or the store's.
-    pub async fn get_value(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Value, Status> {
+    pub async fn get_value(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value, Status> {
         codec::decode(&*self.get(kind, namespace, name).await?)
     }
 }

@@ -38,7 +38,10 @@ impl Core {
             let old = codec::decode(&current)?;
             let mut new = change(&old)?;
             let insisted = check_identity(kind, name, &old, &mut new)?;
-            match self.replace(context, kind, subresource, &current, &old, new, options).await? {
+            match self
+                .replace(context, kind, subresource, &current, &old, new, options)
+                .await?
+            {
                 Some(written) => return Ok(written),
                 None if insisted => return Err(Status::modified(kind.group, kind.plural, name)),
                 None => {}
@@ -68,15 +71,32 @@ impl Core {
             strategy::prepare_update(kind, &mut new, old, sub);
             let errors = strategy::validate_update(kind, &new, old, sub);
             if !errors.is_empty() {
-                return Err(Status::invalid(kind.group, kind.kind, object::name(old), errors));
+                return Err(Status::invalid(
+                    kind.group,
+                    kind.kind,
+                    object::name(old),
+                    errors,
+                ));
             }
         }
-        admission::validate(self, context, kind, Operation::Update, Some(&new), Some(old), subresource).await?;
+        admission::validate(
+            self,
+            context,
+            kind,
+            Operation::Update,
+            Some(&new),
+            Some(old),
+            subresource,
+        )
+        .await?;
         if options.dry_run {
             return Ok(Some(Written::DryRun(new)));
         }
         if is_deleting(old) && nothing_holds(kind, &new) {
-            return self.remove(kind, current).await.map(|gone| gone.map(Written::Stored));
+            return self
+                .remove(kind, current)
+                .await
+                .map(|gone| gone.map(Written::Stored));
         }
         let claim = self.allocator.claim(kind, &mut new, Some(old))?;
         let (stored, offset) = codec::encode(&new)?;
@@ -86,7 +106,12 @@ impl Core {
         let path = current.key.to_string();
         let txn = Txn {
             compares: vec![Compare::Revision(path.clone(), current.revision)],
-            ops: vec![Op::Put { key: path, stored, rv_offset: Some(offset), expire_after: self.expiry(kind) }],
+            ops: vec![Op::Put {
+                key: path,
+                stored,
+                rv_offset: Some(offset),
+                expire_after: self.expiry(kind),
+            }],
             lazy: is_heartbeat(kind, old, &new),
         };
         match self.store.txn(txn).await.map_err(store_status)? {
@@ -147,13 +172,32 @@ impl Core {
             )));
         }
         let create = subresource.is_empty() && creates_on_update(kind);
-        if create && self.store.get(&key(kind, namespace, name)).await.map_err(store_status)?.is_none() {
+        if create
+            && self
+                .store
+                .get(&key(kind, namespace, name))
+                .await
+                .map_err(store_status)?
+                .is_none()
+        {
             object::metadata(&mut value).remove("resourceVersion");
-            return self.create(context, kind, namespace, value, options).await.map(|w| (w, true));
+            return self
+                .create(context, kind, namespace, value, options)
+                .await
+                .map(|w| (w, true));
         }
         let mut change = |_: &Value| Ok(value.clone());
-        let written =
-            self.update(context, kind, namespace, name, subresource, &mut change, options).await?;
+        let written = self
+            .update(
+                context,
+                kind,
+                namespace,
+                name,
+                subresource,
+                &mut change,
+                options,
+            )
+            .await?;
         Ok((written, false))
     }
 }
@@ -171,9 +215,14 @@ fn creates_on_update(kind: &Kind) -> bool {
 
 /// Checks that `new` is the same object as `old`; returns whether the writer insists on a version.
 fn check_identity(kind: &Kind, name: &str, old: &Value, new: &mut Value) -> Result<bool, Status> {
-    let (given, current) = (text(new, &["metadata", "uid"]), text(old, &["metadata", "uid"]));
+    let (given, current) = (
+        text(new, &["metadata", "uid"]),
+        text(old, &["metadata", "uid"]),
+    );
     if !given.is_empty() && given != current {
-        let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {current}");
+        let why = format!(
+            "Precondition failed: UID in precondition: {given}, UID in object meta: {current}"
+        );
         return Err(Status::conflict(kind.group, kind.plural, name, why));
     }
     let given = text(new, &["metadata", "resourceVersion"]);
@@ -189,7 +238,17 @@ fn check_identity(kind: &Kind, name: &str, old: &Value, new: &mut Value) -> Resu
 /// What only the server sets stays as it is.
 fn keep_system_metadata(old: &Value, new: &mut Value) {
     let metadata = object::metadata(new);
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation", "name", "namespace", "generateName"] {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "generation",
+        "name",
+        "namespace",
+        "generateName",
+    ] {
         match old["metadata"].get(field) {
             Some(value) => {
                 metadata.insert(field.to_owned(), value.clone());
@@ -205,8 +264,10 @@ fn keep_system_metadata(old: &Value, new: &mut Value) {
 /// Whether an object whose deletion was asked for may go now.
 pub(crate) fn nothing_holds(kind: &Kind, object: &Value) -> bool {
     let finalizers = object::items(object, &["metadata", "finalizers"]).is_empty();
-    let grace = object::at(object, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
-    let namespace = kind.plural != "namespaces" || object::items(object, &["spec", "finalizers"]).is_empty();
+    let grace =
+        object::at(object, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
+    let namespace =
+        kind.plural != "namespaces" || object::items(object, &["spec", "finalizers"]).is_empty();
     finalizers && namespace && grace.unwrap_or(0) == 0
 }
 

@@ -50,20 +50,35 @@ impl Request {
         form: Form,
     ) -> Result<Self, Status> {
         let selection = Selection::of(query, kind, name)?;
-        let initial = query.has("sendInitialEvents").then(|| query.is_true("sendInitialEvents"));
+        let initial = query
+            .has("sendInitialEvents")
+            .then(|| query.is_true("sendInitialEvents"));
         let matching = query.get("resourceVersionMatch");
         let invalid = |why: &str| {
             let error = api::FieldError::forbidden("resourceVersionMatch", why);
-            Err(Status::invalid("meta.k8s.io", "ListOptions", "", vec![error]))
+            Err(Status::invalid(
+                "meta.k8s.io",
+                "ListOptions",
+                "",
+                vec![error],
+            ))
         };
         if initial.is_some() && matching != "NotOlderThan" {
-            return invalid("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+            return invalid(
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            );
         }
         if initial.is_none() && !matching.is_empty() {
-            return invalid("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+            return invalid(
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
         }
         let asked = query.get("timeoutSeconds").parse::<u64>().unwrap_or(0);
-        let seconds = if asked > 0 { asked } else { MIN_TIMEOUT + core.world.rng.below(MIN_TIMEOUT) };
+        let seconds = if asked > 0 {
+            asked
+        } else {
+            MIN_TIMEOUT + core.world.rng.below(MIN_TIMEOUT)
+        };
         Ok(Self {
             kind,
             namespace: namespace.to_owned(),
@@ -87,8 +102,16 @@ pub async fn start(core: Arc<Core>, request: Request) -> Result<mpsc::Receiver<B
     let from_scratch = matches!(request.version.as_str(), "" | "0");
     let send_state = request.initial.unwrap_or(from_scratch);
     let (state, after) = if send_state || from_scratch {
-        let range = core.store.range(&prefix, None, None, 0).await.map_err(store_status)?;
-        let state = if send_state { range.entries } else { Vec::new() };
+        let range = core
+            .store
+            .range(&prefix, None, None, 0)
+            .await
+            .map_err(store_status)?;
+        let state = if send_state {
+            range.entries
+        } else {
+            Vec::new()
+        };
         (state, range.revision)
     } else {
         (Vec::new(), parse_version(&request.version)?)
@@ -124,19 +147,30 @@ async fn follow(
     lines: mpsc::Sender<Bytes>,
 ) {
     for entry in state.iter().filter(|e| request.selection.matches(e)) {
-        if lines.send(line(&core, &request, "ADDED", &entry.wire)).await.is_err() {
+        if lines
+            .send(line(&core, &request, "ADDED", &entry.wire))
+            .await
+            .is_err()
+        {
             return;
         }
     }
     if request.initial == Some(true)
-        && lines.send(bookmark(&request, revision, true)).await.is_err()
+        && lines
+            .send(bookmark(&request, revision, true))
+            .await
+            .is_err()
     {
         return;
     }
     let end = Instant::now() + request.timeout;
     let mut next_bookmark = Instant::now() + BOOKMARK_EVERY;
     loop {
-        let wake = if request.bookmarks { end.min(next_bookmark) } else { end };
+        let wake = if request.bookmarks {
+            end.min(next_bookmark)
+        } else {
+            end
+        };
         let received = tokio::select! {
             biased;
             () = lines.closed() => return,
@@ -159,8 +193,14 @@ async fn follow(
             Some(Ok(events)) => {
                 for event in events {
                     revision = revision.max(event.revision());
-                    let Some((kind, wire)) = seen(&request.selection, &event) else { continue };
-                    if lines.send(line(&core, &request, kind, &wire)).await.is_err() {
+                    let Some((kind, wire)) = seen(&request.selection, &event) else {
+                        continue;
+                    };
+                    if lines
+                        .send(line(&core, &request, kind, &wire))
+                        .await
+                        .is_err()
+                    {
                         return;
                     }
                 }
@@ -179,9 +219,14 @@ async fn follow(
 fn seen(selection: &Selection, event: &Event) -> Option<(&'static str, Bytes)> {
     if event.deleted {
         let before = event.previous.as_ref().unwrap_or(&event.entry);
-        return selection.matches(before).then(|| ("DELETED", event.entry.wire.clone()));
+        return selection
+            .matches(before)
+            .then(|| ("DELETED", event.entry.wire.clone()));
     }
-    let before = event.previous.as_ref().is_some_and(|p| selection.matches(p));
+    let before = event
+        .previous
+        .as_ref()
+        .is_some_and(|p| selection.matches(p));
     match (before, selection.matches(&event.entry)) {
         (false, true) => Some(("ADDED", event.entry.wire.clone())),
         (true, true) => Some(("MODIFIED", event.entry.wire.clone())),
@@ -199,7 +244,9 @@ fn at_revision(entry: &Entry, revision: u64) -> Bytes {
     let tail = &entry.wire[start + len..];
     let comma = if tail.starts_with(b"}") { "" } else { "," };
     let stamp = format!("\"resourceVersion\":\"{revision}\"{comma}");
-    [&entry.wire[..start], stamp.as_bytes(), tail].concat().into()
+    [&entry.wire[..start], stamp.as_bytes(), tail]
+        .concat()
+        .into()
 }
 
 fn line(core: &Core, request: &Request, kind: &str, wire: &Bytes) -> Bytes {
@@ -226,7 +273,9 @@ fn bookmark(request: &Request, revision: u64, initial_end: bool) -> Bytes {
         Form::Table { .. } => {
             json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": null, "rows": []})
         }
-        Form::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
+        Form::Metadata => {
+            json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+        }
         Form::Object => {
             json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata})
         }
@@ -235,5 +284,9 @@ fn bookmark(request: &Request, revision: u64, initial_end: bool) -> Bytes {
 }
 
 fn error_line(status: &Status) -> Bytes {
-    format!("{}\n", json!({"type": "ERROR", "object": status.to_value()})).into()
+    format!(
+        "{}\n",
+        json!({"type": "ERROR", "object": status.to_value()})
+    )
+    .into()
 }

@@ -18,7 +18,11 @@ const HOP: [&str; 4] = ["authorization", "host", "te", "trailer"];
 ///
 /// # Errors
 /// 400 for a container that is not chosen or not known, 404, 500 when the kubelet cannot be reached.
-pub async fn serve(core: &Core, info: &RequestInfo, request: Request<Body>) -> Result<Response<Body>, Status> {
+pub async fn serve(
+    core: &Core,
+    info: &RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     let kind = core.kind("", "v1", "pods")?;
     let pod = core.get_value(kind, &info.namespace, &info.name).await?;
     let node = text(&pod, &["spec", "nodeName"]);
@@ -26,7 +30,10 @@ pub async fn serve(core: &Core, info: &RequestInfo, request: Request<Body>) -> R
         if info.subresource == "log" {
             return Ok(crate::answer::text(http::StatusCode::OK, ""));
         }
-        return Err(Status::bad_request(format!("pod {} does not have a host assigned", info.name)));
+        return Err(Status::bad_request(format!(
+            "pod {} does not have a host assigned",
+            info.name
+        )));
     }
     let path = kubelet_path(info, &pod)?;
     let address = kubelet_address(core, node).await?;
@@ -38,46 +45,100 @@ fn kubelet_path(info: &RequestInfo, pod: &Value) -> Result<String, Status> {
     let (namespace, name) = (&info.namespace, &info.name);
     let q = &info.query;
     if info.subresource == "portforward" {
-        let ports: Vec<String> = q.all("ports").iter().flat_map(|p| p.split(',')).map(|p| format!("port={}", escape(p))).collect();
-        return Ok(format!("/portForward/{namespace}/{name}?{}", ports.join("&")));
+        let ports: Vec<String> = q
+            .all("ports")
+            .iter()
+            .flat_map(|p| p.split(','))
+            .map(|p| format!("port={}", escape(p)))
+            .collect();
+        return Ok(format!(
+            "/portForward/{namespace}/{name}?{}",
+            ports.join("&")
+        ));
     }
     let container = container(info, pod)?;
     let mut query = Vec::new();
     if info.subresource == "log" {
-        for name in ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"] {
+        for name in [
+            "follow",
+            "previous",
+            "sinceSeconds",
+            "sinceTime",
+            "timestamps",
+            "tailLines",
+            "limitBytes",
+            "stream",
+        ] {
             if q.has(name) {
                 query.push(format!("{name}={}", escape(q.get(name))));
             }
         }
-        return Ok(format!("/containerLogs/{namespace}/{name}/{container}?{}", query.join("&")));
+        return Ok(format!(
+            "/containerLogs/{namespace}/{name}/{container}?{}",
+            query.join("&")
+        ));
     }
-    for (theirs, ours) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+    for (theirs, ours) in [
+        ("stdin", "input"),
+        ("stdout", "output"),
+        ("stderr", "error"),
+        ("tty", "tty"),
+    ] {
         if q.is_true(theirs) {
             query.push(format!("{ours}=1"));
         }
     }
-    query.extend(q.all("command").iter().map(|c| format!("command={}", escape(c))));
-    Ok(format!("/{}/{namespace}/{name}/{container}?{}", info.subresource, query.join("&")))
+    query.extend(
+        q.all("command")
+            .iter()
+            .map(|c| format!("command={}", escape(c))),
+    );
+    Ok(format!(
+        "/{}/{namespace}/{name}/{container}?{}",
+        info.subresource,
+        query.join("&")
+    ))
 }
 
 /// The container that is asked for, or the Pod's only or default one.
 fn container(info: &RequestInfo, pod: &Value) -> Result<String, Status> {
     let lists = ["containers", "initContainers", "ephemeralContainers"];
-    let names: Vec<&str> =
-        lists.iter().flat_map(|l| items(pod, &["spec", l])).map(|c| text(c, &["name"])).collect();
+    let names: Vec<&str> = lists
+        .iter()
+        .flat_map(|l| items(pod, &["spec", l]))
+        .map(|c| text(c, &["name"]))
+        .collect();
     let asked = info.query.get("container");
     if !asked.is_empty() {
         if names.contains(&asked) {
             return Ok(asked.to_owned());
         }
-        return Err(Status::bad_request(format!("container {asked} is not valid for pod {}", info.name)));
+        return Err(Status::bad_request(format!(
+            "container {asked} is not valid for pod {}",
+            info.name
+        )));
     }
-    let of = |list: &str| items(pod, &["spec", list]).iter().map(|c| text(c, &["name"])).collect::<Vec<_>>();
+    let of = |list: &str| {
+        items(pod, &["spec", list])
+            .iter()
+            .map(|c| text(c, &["name"]))
+            .collect::<Vec<_>>()
+    };
     match of("containers").as_slice() {
         [only] => Ok((*only).to_owned()),
-        [] => Err(Status::bad_request(format!("a container name must be specified for pod {}", info.name))),
+        [] => Err(Status::bad_request(format!(
+            "a container name must be specified for pod {}",
+            info.name
+        ))),
         several => {
-            let default = text(pod, &["metadata", "annotations", "kubectl.kubernetes.io/default-container"]);
+            let default = text(
+                pod,
+                &[
+                    "metadata",
+                    "annotations",
+                    "kubectl.kubernetes.io/default-container",
+                ],
+            );
             if several.contains(&default) {
                 return Ok(default.to_owned());
             }
@@ -88,7 +149,10 @@ fn container(info: &RequestInfo, pod: &Value) -> Result<String, Status> {
             );
             let init = of("initContainers");
             if !init.is_empty() {
-                message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+                message.push_str(&format!(
+                    " or one of the init containers: [{}]",
+                    init.join(" ")
+                ));
             }
             Err(Status::bad_request(message))
         }
@@ -98,7 +162,9 @@ fn container(info: &RequestInfo, pod: &Value) -> Result<String, Status> {
 fn escape(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(b).to_string()
+            }
             _ => format!("%{b:02X}"),
         })
         .collect()
@@ -108,19 +174,45 @@ async fn kubelet_address(core: &Core, node: &str) -> Result<String, Status> {
     let kind = core.kind("", "v1", "nodes")?;
     let object = core.get_value(kind, "", node).await?;
     let addresses = items(&object, &["status", "addresses"]);
-    let of = |kind: &str| addresses.iter().find(|a| a["type"] == kind).map(|a| text(a, &["address"]).to_owned());
-    let host = of("InternalIP").or_else(|| of("ExternalIP")).or_else(|| of("Hostname"));
-    let host = host.ok_or_else(|| Status::internal(format!("no preferred addresses found for node \"{node}\"; known addresses: []")))?;
-    let port = object::at(&object, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"]);
+    let of = |kind: &str| {
+        addresses
+            .iter()
+            .find(|a| a["type"] == kind)
+            .map(|a| text(a, &["address"]).to_owned())
+    };
+    let host = of("InternalIP")
+        .or_else(|| of("ExternalIP"))
+        .or_else(|| of("Hostname"));
+    let host = host.ok_or_else(|| {
+        Status::internal(format!(
+            "no preferred addresses found for node \"{node}\"; known addresses: []"
+        ))
+    })?;
+    let port = object::at(
+        &object,
+        &["status", "daemonEndpoints", "kubeletEndpoint", "Port"],
+    );
     let port = port.and_then(Value::as_u64).unwrap_or(10_250);
-    Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+    Ok(if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    })
 }
 
 /// Passes the request on and carries the answer, or the upgraded connection, back.
-async fn tunnel(core: &Core, address: &str, path: &str, mut request: Request<Body>) -> Result<Response<Body>, Status> {
-    let unreachable = |e: skiff_http::Error| Status::internal(format!("error dialing backend: {e}"));
+async fn tunnel(
+    core: &Core,
+    address: &str,
+    path: &str,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let unreachable =
+        |e: skiff_http::Error| Status::internal(format!("error dialing backend: {e}"));
     let wants_upgrade = upgrade::requested(request.headers());
-    let mut onward = Request::builder().method(request.method().clone()).uri(path);
+    let mut onward = Request::builder()
+        .method(request.method().clone())
+        .uri(path);
     for (name, value) in request.headers() {
         let ws_token = name == "sec-websocket-protocol";
         if !HOP.contains(&name.as_str()) && !ws_token {
@@ -133,10 +225,16 @@ async fn tunnel(core: &Core, address: &str, path: &str, mut request: Request<Bod
         .header(http::header::HOST, address)
         .body(skiff_http::empty())
         .map_err(Status::internal)?;
-    let host = address.rsplit_once(':').map_or(address, |(h, _)| h).trim_matches(['[', ']']);
-    let server = rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(Status::internal)?;
+    let host = address
+        .rsplit_once(':')
+        .map_or(address, |(h, _)| h)
+        .trim_matches(['[', ']']);
+    let server =
+        rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(Status::internal)?;
     let tls = core.kubelet_tls.clone();
-    let (answer, raw) = upgrade::dial(address, server, tls, onward).await.map_err(unreachable)?;
+    let (answer, raw) = upgrade::dial(address, server, tls, onward)
+        .await
+        .map_err(unreachable)?;
     let Some(backend) = raw.filter(|_| wants_upgrade.is_some()) else {
         return Ok(answer.map(|b| b.map_err(Into::into).boxed_unsync()));
     };
@@ -145,13 +243,18 @@ async fn tunnel(core: &Core, address: &str, path: &str, mut request: Request<Bod
         head = head.header(HeaderName::clone(name), value);
     }
     let head = head.body(()).map_err(Status::internal)?;
-    Ok(upgrade::accept(&mut request, head, |client| upgrade::tunnel(client, backend)))
+    Ok(upgrade::accept(&mut request, head, |client| {
+        upgrade::tunnel(client, backend)
+    }))
 }
 
 /// A browser's bearer token travels among the sub-protocols; it stays here.
 fn without_token(value: &http::HeaderValue) -> http::HeaderValue {
     let text = value.to_str().unwrap_or("");
-    let kept: Vec<&str> =
-        text.split(',').map(str::trim).filter(|p| !p.starts_with("base64url.bearer.")).collect();
+    let kept: Vec<&str> = text
+        .split(',')
+        .map(str::trim)
+        .filter(|p| !p.starts_with("base64url.bearer."))
+        .collect();
     http::HeaderValue::from_str(&kept.join(", ")).unwrap_or_else(|_| value.clone())
 }

@@ -13,7 +13,13 @@ use crate::registry::{Context, WriteOptions, Written};
 pub fn of(kind: &Kind, object: &Value) -> Value {
     let metadata = &object["metadata"];
     let mut kept = json!({});
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ] {
         kept[field] = metadata[field].clone();
     }
     let selector = &object["spec"]["selector"];
@@ -77,7 +83,9 @@ pub async fn update(
         }
         Ok(new)
     };
-    let written = core.update(context, kind, namespace, name, "", &mut set, options).await?;
+    let written = core
+        .update(context, kind, namespace, name, "", &mut set, options)
+        .await?;
     let object = match written {
         Written::Stored(entry) => crate::registry::codec::decode(&entry)?,
         Written::DryRun(value) => value,

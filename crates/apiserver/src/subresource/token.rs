@@ -19,14 +19,25 @@ const DEFAULT: i64 = 3600;
 ///
 /// # Errors
 /// 404 for the account or what the token shall be bound to, 422 for a bad life.
-pub async fn create(core: &Core, context: &Context, namespace: &str, name: &str, mut request: Value) -> Result<Value, Status> {
+pub async fn create(
+    core: &Core,
+    context: &Context,
+    namespace: &str,
+    name: &str,
+    mut request: Value,
+) -> Result<Value, Status> {
     let kind = core.kind("", "v1", "serviceaccounts")?;
     let account = core.get_value(kind, namespace, name).await?;
     let spec = &request["spec"];
     let seconds = spec["expirationSeconds"].as_i64().unwrap_or(DEFAULT);
     let invalid = |why: &str| {
         let error = api::FieldError::invalid("spec.expirationSeconds", &seconds.into(), why);
-        Err(Status::invalid("authentication.k8s.io", "TokenRequest", name, vec![error]))
+        Err(Status::invalid(
+            "authentication.k8s.io",
+            "TokenRequest",
+            name,
+            vec![error],
+        ))
     };
     if seconds < SHORTEST {
         return invalid("may not specify a duration less than 10 minutes");
@@ -34,13 +45,17 @@ pub async fn create(core: &Core, context: &Context, namespace: &str, name: &str,
     if seconds > 1 << 32 {
         return invalid("may not specify a duration larger than 2^32 seconds");
     }
-    let mut audiences: Vec<String> = object::strings(spec, &["audiences"]).map(str::to_owned).collect();
+    let mut audiences: Vec<String> = object::strings(spec, &["audiences"])
+        .map(str::to_owned)
+        .collect();
     if audiences.is_empty() {
         audiences.push(ISSUER.to_owned());
     }
     let bound = bind(core, context, namespace, name, &spec["boundObjectRef"]).await?;
     let now = core.world.now();
-    let expires = now.checked_add(SignedDuration::from_secs(seconds.min(LONGEST))).unwrap_or(now);
+    let expires = now
+        .checked_add(SignedDuration::from_secs(seconds.min(LONGEST)))
+        .unwrap_or(now);
     let id = core.world.rng.uuid();
     let account = (name, text(&account, &["metadata", "uid"]));
     let claims = authn::claims(namespace, account, bound, &audiences, &id, now, expires);
@@ -58,7 +73,13 @@ pub async fn create(core: &Core, context: &Context, namespace: &str, name: &str,
 }
 
 /// The claims about what the token lives and dies with.
-async fn bind(core: &Core, context: &Context, namespace: &str, account: &str, reference: &Value) -> Result<Value, Status> {
+async fn bind(
+    core: &Core,
+    context: &Context,
+    namespace: &str,
+    account: &str,
+    reference: &Value,
+) -> Result<Value, Status> {
     if reference.is_null() {
         return Ok(json!({}));
     }
@@ -68,7 +89,9 @@ async fn bind(core: &Core, context: &Context, namespace: &str, account: &str, re
         "Secret" => "secrets",
         "Node" => "nodes",
         other => {
-            let message = format!("cannot bind token for serviceaccount \"{account}\" to object of type {other}");
+            let message = format!(
+                "cannot bind token for serviceaccount \"{account}\" to object of type {other}"
+            );
             return Err(Status::bad_request(message));
         }
     };
@@ -76,7 +99,9 @@ async fn bind(core: &Core, context: &Context, namespace: &str, account: &str, re
     let object = core.get_value(kind, namespace, name).await?;
     let actual = text(&object, &["metadata", "uid"]);
     if !uid.is_empty() && uid != actual {
-        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
         return Err(Status::conflict("", plural, name, why));
     }
     let claim = json!({"name": name, "uid": actual});
@@ -84,14 +109,21 @@ async fn bind(core: &Core, context: &Context, namespace: &str, account: &str, re
         return Ok(json!({plural.trim_end_matches('s'): claim}));
     }
     if text(&object, &["spec", "serviceAccountName"]) != account {
-        let message = format!("cannot bind token for serviceaccount \"{account}\" to pod running with different serviceaccount name.");
+        let message = format!(
+            "cannot bind token for serviceaccount \"{account}\" to pod running with different serviceaccount name."
+        );
         return Err(Status::bad_request(message));
     }
     let node = text(&object, &["spec", "nodeName"]);
     if let Some(of) = context.user.node()
         && of != node
     {
-        return Err(Status::forbidden("", "serviceaccounts", account, "node requested token bound to a pod scheduled on a different node"));
+        return Err(Status::forbidden(
+            "",
+            "serviceaccounts",
+            account,
+            "node requested token bound to a pod scheduled on a different node",
+        ));
     }
     let mut bound = json!({"pod": claim});
     if !node.is_empty() {

@@ -82,6 +82,11 @@ pub(crate) fn write(
             &Bytes::from(entry.stored()),
             wire::rv_offset(entry),
         )
+        .map_err(|why| DiskError {
+            action: "seal a value for",
+            path: path.to_owned(),
+            source: std::io::Error::other(why),
+        })?
         .encode(&mut buffer);
         if buffer.len() >= CHUNK {
             flush(&mut buffer)?;

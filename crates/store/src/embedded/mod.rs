@@ -68,8 +68,8 @@ impl Spawn for Threads {
 pub struct Unsealed;
 
 impl Seal for Unsealed {
-    fn seal(&self, _key: &str, _plain: &[u8]) -> Option<Vec<u8>> {
-        None
+    fn seal(&self, _key: &str, _plain: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
     }
 
     fn open(&self, _key: &str, sealed: bytes::Bytes) -> Result<bytes::Bytes, String> {
@@ -373,7 +373,7 @@ impl Inner {
     async fn commit(&self, txn: Txn) -> Answer {
         let now_ms = self.now_ms();
         let prepared = transact::prepare(txn, &*self.indexer, self.max_value, now_ms)?;
-        let encoded = record::encode_txn(&prepared, &*self.seal);
+        let encoded = record::encode_txn(&prepared, &*self.seal).map_err(Error::Disk)?;
         let kib = u32::try_from((encoded.len() >> 10).clamp(1, QUEUE_KIB)).unwrap_or(1);
         let _room = self
             .room

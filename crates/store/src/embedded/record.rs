@@ -62,8 +62,13 @@ pub(crate) struct Value {
 }
 
 impl Value {
-    pub(crate) fn seal(seal: &dyn Seal, key: &str, plain: &Bytes, rv_offset: Option<u32>) -> Self {
-        match seal.seal(key, plain) {
+    pub(crate) fn seal(
+        seal: &dyn Seal,
+        key: &str,
+        plain: &Bytes,
+        rv_offset: Option<u32>,
+    ) -> Result<Self, String> {
+        Ok(match seal.seal(key, plain)? {
             Some(sealed) => Self {
                 bytes: sealed.into(),
                 sealed: true,
@@ -74,7 +79,7 @@ impl Value {
                 sealed: false,
                 rv_offset,
             },
-        }
+        })
     }
 
     /// The stored form.
@@ -249,26 +254,25 @@ impl Record {
 }
 
 /// The record of `txn`, sealed, with revision 0: it is made outside of the lock that gives the revision.
-pub(crate) fn encode_txn(txn: &Prepared, seal: &dyn Seal) -> Vec<u8> {
-    let ops = txn.ops.iter().map(|op| match op {
-        PreparedOp::Put {
-            key,
-            stored,
-            rv_offset,
-            expires_ms,
-            ..
-        } => Change::Put {
-            key: key.clone(),
-            value: Value::seal(seal, key, stored, *rv_offset),
-            expires_ms: *expires_ms,
-        },
-        PreparedOp::Delete { key } => Change::Delete { key: key.clone() },
+pub(crate) fn encode_txn(txn: &Prepared, seal: &dyn Seal) -> Result<Vec<u8>, String> {
+    let ops = txn.ops.iter().map(|op| {
+        Ok(match op {
+            PreparedOp::Put {
+                key,
+                stored,
+                rv_offset,
+                expires_ms,
+                ..
+            } => Change::Put {
+                key: key.clone(),
+                value: Value::seal(seal, key, stored, *rv_offset)?,
+                expires_ms: *expires_ms,
+            },
+            PreparedOp::Delete { key } => Change::Delete { key: key.clone() },
+        })
     });
-    Record::Txn {
-        revision: 0,
-        ops: ops.collect(),
-    }
-    .to_vec()
+    let ops = ops.collect::<Result<_, String>>()?;
+    Ok(Record::Txn { revision: 0, ops }.to_vec())
 }
 
 /// Writes the revision into what [`encode_txn`] made.

@@ -12,7 +12,11 @@ use super::*;
 
 /// The log's segments, oldest first.
 fn segments(disk: &FaultyDisk) -> Vec<PathBuf> {
-    let mut names: Vec<PathBuf> = disk.everything().into_iter().map(|(path, _)| path).collect();
+    let mut names: Vec<PathBuf> = disk
+        .everything()
+        .into_iter()
+        .map(|(path, _)| path)
+        .collect();
     names.retain(|p| p.file_name().unwrap().to_string_lossy().starts_with("log-"));
     names.sort();
     names
@@ -22,13 +26,22 @@ fn segments(disk: &FaultyDisk) -> Vec<PathBuf> {
 /// a group's head. Groups are found by the magic that starts each of them.
 fn group_starts(data: &[u8]) -> Vec<usize> {
     let magic: [u8; 4] = data[64..68].try_into().unwrap();
-    (64..data.len() - 4).step_by(8).filter(|at| data[*at..*at + 4] == magic).collect()
+    (64..data.len() - 4)
+        .step_by(8)
+        .filter(|at| data[*at..*at + 4] == magic)
+        .collect()
 }
 
 async fn filled(disk: &FaultyDisk) -> u64 {
     let mut options = Options::new(Arc::new(NoIndex), Arc::new(Unsealed), Arc::new(SystemClock));
     options.spawn = None;
-    let store = Embedded::open(Arc::new(disk.clone()), Path::new("/s"), options, &Metrics::default()).unwrap();
+    let store = Embedded::open(
+        Arc::new(disk.clone()),
+        Path::new("/s"),
+        options,
+        &Metrics::default(),
+    )
+    .unwrap();
     let mut last = 0;
     for i in 0..10 {
         last = put(&store, &format!("/a/{i}")).await.unwrap();
@@ -39,7 +52,12 @@ async fn filled(disk: &FaultyDisk) -> u64 {
 
 async fn count(disk: &FaultyDisk) -> usize {
     let store = open(disk).unwrap();
-    store.range("/a/", None, None, 0).await.unwrap().entries.len()
+    store
+        .range("/a/", None, None, 0)
+        .await
+        .unwrap()
+        .entries
+        .len()
 }
 
 #[tokio::test]
@@ -108,13 +126,18 @@ async fn a_full_disk_fails_the_write_and_nothing_else() {
         // Preallocated space can still be written; then the disk takes no more.
         if matches!(put(&store, &format!("/a/{i}")).await, Err(Error::Disk(_))) {
             failed += 1;
-            assert!(store.get(&format!("/a/{i}")).await.unwrap().is_none(), "what failed is not there");
+            assert!(
+                store.get(&format!("/a/{i}")).await.unwrap().is_none(),
+                "what failed is not there"
+            );
         }
     }
     assert!(failed > 0);
     assert!(store.get("/a/before").await.unwrap().is_some());
     disk.set_full(false);
-    put(&store, "/a/after").await.expect("it goes on when there is room");
+    put(&store, "/a/after")
+        .await
+        .expect("it goes on when there is room");
 }
 
 #[tokio::test]
@@ -124,7 +147,10 @@ async fn after_a_failed_sync_nothing_more_is_acknowledged() {
     put(&store, "/a/1").await.unwrap();
     disk.fail_next(DiskOp::Sync, 5);
     assert!(matches!(put(&store, "/a/2").await, Err(Error::Disk(_))));
-    assert!(matches!(put(&store, "/a/3").await, Err(Error::Disk(_))), "a sync that failed once cannot be trusted again");
+    assert!(
+        matches!(put(&store, "/a/3").await, Err(Error::Disk(_))),
+        "a sync that failed once cannot be trusted again"
+    );
     assert!(store.get("/a/1").await.unwrap().is_some());
 }
 
@@ -133,7 +159,9 @@ async fn one_sync_makes_a_whole_group_durable() {
     let metrics = Metrics::default();
     let disk = FaultyDisk::new();
     let options = Options::new(Arc::new(NoIndex), Arc::new(Unsealed), Arc::new(SystemClock));
-    let store = Arc::new(Embedded::open(Arc::new(disk.clone()), Path::new("/s"), options, &metrics).unwrap());
+    let store = Arc::new(
+        Embedded::open(Arc::new(disk.clone()), Path::new("/s"), options, &metrics).unwrap(),
+    );
     let writers = (0..64).map(|w| {
         let store = store.clone();
         tokio::spawn(async move {
@@ -147,13 +175,22 @@ async fn one_sync_makes_a_whole_group_durable() {
     }
     let value = |name: &str| -> u64 {
         let text = metrics.render();
-        let line = text.lines().find(|l| l.starts_with(name) && !l.starts_with('#')).unwrap_or("x 0");
+        let line = text
+            .lines()
+            .find(|l| l.starts_with(name) && !l.starts_with('#'))
+            .unwrap_or("x 0");
         line.rsplit(' ').next().unwrap().parse().unwrap()
     };
-    let (groups, txns) = (value("skiff_store_groups_total"), value("skiff_store_txns_total"));
+    let (groups, txns) = (
+        value("skiff_store_groups_total"),
+        value("skiff_store_txns_total"),
+    );
     assert_eq!(txns, 64 * 20);
     assert!(groups < txns / 2, "{groups} groups for {txns} transactions");
-    assert!(value("skiff_store_fsyncs_total") <= groups + 8, "one sync a group, and those of new segments");
+    assert!(
+        value("skiff_store_fsyncs_total") <= groups + 8,
+        "one sync a group, and those of new segments"
+    );
     store.close().await.unwrap();
 }
 
@@ -161,12 +198,18 @@ async fn one_sync_makes_a_whole_group_durable() {
 struct Mirror;
 
 impl Seal for Mirror {
-    fn seal(&self, key: &str, plain: &[u8]) -> Option<Vec<u8>> {
-        key.starts_with("/secrets/").then(|| plain.iter().map(|b| !b).collect())
+    fn seal(&self, key: &str, plain: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        Ok(key
+            .starts_with("/secrets/")
+            .then(|| plain.iter().map(|b| !b).collect()))
     }
 
     fn open(&self, key: &str, sealed: Bytes) -> Result<Bytes, String> {
-        Ok(if key.starts_with("/secrets/") { sealed.iter().map(|b| !b).collect() } else { sealed })
+        Ok(if key.starts_with("/secrets/") {
+            sealed.iter().map(|b| !b).collect()
+        } else {
+            sealed
+        })
     }
 }
 
@@ -175,19 +218,47 @@ async fn sealed_values_are_nowhere_in_the_clear() {
     let disk = FaultyDisk::new();
     let reopen = || {
         let mut options = Options::new(Arc::new(NoIndex), Arc::new(Mirror), Arc::new(SystemClock));
-        (options.spawn, options.checkpoint_bytes, options.segment_bytes) = (None, 4096, 4096);
-        Embedded::open(Arc::new(disk.clone()), Path::new("/s"), options, &Metrics::default()).unwrap()
+        (
+            options.spawn,
+            options.checkpoint_bytes,
+            options.segment_bytes,
+        ) = (None, 4096, 4096);
+        Embedded::open(
+            Arc::new(disk.clone()),
+            Path::new("/s"),
+            options,
+            &Metrics::default(),
+        )
+        .unwrap()
     };
     let store = reopen();
     let stored = || Bytes::from_static(br#"{"metadata":{"name":"a"},"data":"hunter2"}"#);
     for i in 0..100 {
-        let op = Op::Put { key: format!("/secrets/{i}"), stored: stored(), rv_offset: Some(13), expire_after: None };
-        store.txn(Txn { ops: vec![op], ..Txn::default() }).await.unwrap();
+        let op = Op::Put {
+            key: format!("/secrets/{i}"),
+            stored: stored(),
+            rv_offset: Some(13),
+            expire_after: None,
+        };
+        store
+            .txn(Txn {
+                ops: vec![op],
+                ..Txn::default()
+            })
+            .await
+            .unwrap();
     }
     store.close().await.unwrap();
-    let contains = |what: &[u8]| disk.everything().iter().any(|(_, data)| data.windows(what.len()).any(|w| w == what));
+    let contains = |what: &[u8]| {
+        disk.everything()
+            .iter()
+            .any(|(_, data)| data.windows(what.len()).any(|w| w == what))
+    };
     assert!(!contains(b"hunter2"));
-    assert!(contains(b"/secrets/99"), "the search finds what is not sealed");
+    assert!(
+        contains(b"/secrets/99"),
+        "the search finds what is not sealed"
+    );
     let read = reopen().get("/secrets/7").await.unwrap().unwrap();
     assert_eq!(read.stored(), stored());
 }
@@ -195,17 +266,37 @@ async fn sealed_values_are_nowhere_in_the_clear() {
 #[tokio::test(start_paused = true)]
 async fn what_expires_goes_in_time_also_across_a_restart() {
     let disk = FaultyDisk::new();
-    let clock = Arc::new(TokioClock::starting_at(jiff::Timestamp::constant(1_767_225_600, 0)));
+    let clock = Arc::new(TokioClock::starting_at(jiff::Timestamp::constant(
+        1_767_225_600,
+        0,
+    )));
     let reopen = || {
         let mut options = Options::new(Arc::new(NoIndex), Arc::new(Unsealed), clock.clone());
         options.spawn = None;
-        Embedded::open(Arc::new(disk.clone()), Path::new("/s"), options, &Metrics::default()).unwrap()
+        Embedded::open(
+            Arc::new(disk.clone()),
+            Path::new("/s"),
+            options,
+            &Metrics::default(),
+        )
+        .unwrap()
     };
     let put_for = async |store: &Embedded, key: &str, seconds: u64| {
         let stored = Bytes::from_static(br#"{"metadata":{"name":"a"}}"#);
         let expire_after = Some(Duration::from_secs(seconds));
-        let op = Op::Put { key: key.into(), stored, rv_offset: Some(13), expire_after };
-        store.txn(Txn { ops: vec![op], ..Txn::default() }).await.unwrap();
+        let op = Op::Put {
+            key: key.into(),
+            stored,
+            rv_offset: Some(13),
+            expire_after,
+        };
+        store
+            .txn(Txn {
+                ops: vec![op],
+                ..Txn::default()
+            })
+            .await
+            .unwrap();
     };
     let store = reopen();
     put_for(&store, "/e/short", 60).await;
@@ -231,18 +322,36 @@ async fn lazy_writes_cost_no_sync_of_their_own_and_only_they_are_lost() {
     let syncs = disk.syncs();
     let lazily = async |store: &Embedded, key: &str| {
         let stored = Bytes::from_static(br#"{"metadata":{"name":"a"}}"#);
-        let op = Op::Put { key: key.into(), stored, rv_offset: Some(13), expire_after: None };
-        store.txn(Txn { ops: vec![op], lazy: true, ..Txn::default() }).await.unwrap();
+        let op = Op::Put {
+            key: key.into(),
+            stored,
+            rv_offset: Some(13),
+            expire_after: None,
+        };
+        store
+            .txn(Txn {
+                ops: vec![op],
+                lazy: true,
+                ..Txn::default()
+            })
+            .await
+            .unwrap();
     };
     lazily(&store, "/a/lazy").await;
     assert_eq!(disk.syncs(), syncs);
-    assert!(store.get("/a/lazy").await.unwrap().is_some(), "it is seen at once");
+    assert!(
+        store.get("/a/lazy").await.unwrap().is_some(),
+        "it is seen at once"
+    );
     put(&store, "/a/2").await.unwrap();
     lazily(&store, "/a/late").await;
     drop(store);
     disk.crash(1);
     let store = open(&disk).unwrap();
-    assert!(store.get("/a/lazy").await.unwrap().is_some(), "it went with the next group");
+    assert!(
+        store.get("/a/lazy").await.unwrap().is_some(),
+        "it went with the next group"
+    );
     assert!(store.get("/a/2").await.unwrap().is_some());
     assert!(store.get("/a/late").await.unwrap().is_none());
     // By itself it is written within ten minutes.
@@ -250,7 +359,14 @@ async fn lazy_writes_cost_no_sync_of_their_own_and_only_they_are_lost() {
     tokio::time::sleep(Duration::from_secs(601)).await;
     drop(store);
     disk.crash(2);
-    assert!(open(&disk).unwrap().get("/a/alone").await.unwrap().is_some());
+    assert!(
+        open(&disk)
+            .unwrap()
+            .get("/a/alone")
+            .await
+            .unwrap()
+            .is_some()
+    );
 }
 
 #[tokio::test]
@@ -263,23 +379,47 @@ async fn compares_guard_and_compaction_forgets() {
         ops: vec![Op::Delete { key: "/a/1".into() }],
         ..Txn::default()
     };
-    for wrong in [Compare::Absent("/a/1".into()), Compare::Revision("/a/1".into(), first + 1)] {
+    for wrong in [
+        Compare::Absent("/a/1".into()),
+        Compare::Revision("/a/1".into(), first + 1),
+    ] {
         match store.txn(guarded(wrong)).await.unwrap() {
-            Outcome::Conflict { current, .. } => assert_eq!(current[0].as_ref().unwrap().revision, first),
+            Outcome::Conflict { current, .. } => {
+                assert_eq!(current[0].as_ref().unwrap().revision, first)
+            }
             Outcome::Committed { .. } => panic!("the compare does not hold"),
         }
     }
-    let Outcome::Committed { revision, entries } =
-        store.txn(guarded(Compare::Revision("/a/1".into(), first))).await.unwrap()
+    let Outcome::Committed { revision, entries } = store
+        .txn(guarded(Compare::Revision("/a/1".into(), first)))
+        .await
+        .unwrap()
     else {
         panic!("the compare holds")
     };
     let wire = String::from_utf8_lossy(&entries[0].as_ref().unwrap().wire).into_owned();
-    assert!(wire.contains(&format!("\"resourceVersion\":\"{revision}\"")), "{wire}");
-    assert_eq!(store.range("/a/", None, Some(first), 0).await.unwrap().entries.len(), 1);
+    assert!(
+        wire.contains(&format!("\"resourceVersion\":\"{revision}\"")),
+        "{wire}"
+    );
+    assert_eq!(
+        store
+            .range("/a/", None, Some(first), 0)
+            .await
+            .unwrap()
+            .entries
+            .len(),
+        1
+    );
     store.compact(revision).await.unwrap();
-    assert!(matches!(store.range("/a/", None, Some(first), 0).await, Err(Error::Compacted { .. })));
-    assert!(matches!(store.watch("/a/", first).await, Err(Error::Compacted { .. })));
+    assert!(matches!(
+        store.range("/a/", None, Some(first), 0).await,
+        Err(Error::Compacted { .. })
+    ));
+    assert!(matches!(
+        store.watch("/a/", first).await,
+        Err(Error::Compacted { .. })
+    ));
 }
 
 #[tokio::test]
@@ -295,7 +435,10 @@ async fn a_watcher_that_cannot_keep_up_is_ended_not_thinned() {
         match batch {
             Ok(events) => {
                 for event in events {
-                    assert!(last == 0 || event.revision() == last + 1, "nothing is left out before the end");
+                    assert!(
+                        last == 0 || event.revision() == last + 1,
+                        "nothing is left out before the end"
+                    );
                     last = event.revision();
                 }
             }
@@ -310,7 +453,8 @@ async fn a_watcher_that_cannot_keep_up_is_ended_not_thinned() {
 async fn the_real_disk_with_threads_keeps_what_it_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let reopen = || {
-        let mut options = Options::new(Arc::new(NoIndex), Arc::new(Unsealed), Arc::new(SystemClock));
+        let mut options =
+            Options::new(Arc::new(NoIndex), Arc::new(Unsealed), Arc::new(SystemClock));
         options.spawn = Some(Arc::new(Threads));
         (options.segment_bytes, options.checkpoint_bytes) = (64 << 10, 128 << 10);
         Embedded::open(Arc::new(RealDisk), dir.path(), options, &Metrics::default())
@@ -333,5 +477,13 @@ async fn the_real_disk_with_threads_keeps_what_it_acknowledged() {
     drop(store);
     let store = reopen().unwrap();
     assert_eq!(store.revision(), revision);
-    assert_eq!(store.range("/a/", None, None, 0).await.unwrap().entries.len(), 1600);
+    assert_eq!(
+        store
+            .range("/a/", None, None, 0)
+            .await
+            .unwrap()
+            .entries
+            .len(),
+        1600
+    );
 }

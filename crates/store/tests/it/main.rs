@@ -22,13 +22,29 @@ fn open(disk: &FaultyDisk) -> Result<Embedded, Error> {
     options.spawn = None;
     options.segment_bytes = 4096;
     options.checkpoint_bytes = 16 << 10;
-    Embedded::open(Arc::new(disk.clone()), Path::new("/s"), options, &Metrics::default())
+    Embedded::open(
+        Arc::new(disk.clone()),
+        Path::new("/s"),
+        options,
+        &Metrics::default(),
+    )
 }
 
 async fn put(store: &dyn Store, key: &str) -> Result<u64, Error> {
     let stored = format!(r#"{{"metadata":{{"name":"{key}"}}}}"#).into();
-    let op = Op::Put { key: key.into(), stored, rv_offset: Some(13), expire_after: None };
-    match store.txn(Txn { ops: vec![op], ..Txn::default() }).await? {
+    let op = Op::Put {
+        key: key.into(),
+        stored,
+        rv_offset: Some(13),
+        expire_after: None,
+    };
+    match store
+        .txn(Txn {
+            ops: vec![op],
+            ..Txn::default()
+        })
+        .await?
+    {
         Outcome::Committed { revision, .. } => Ok(revision),
         Outcome::Conflict { .. } => panic!("no compare was given"),
     }
@@ -38,16 +54,39 @@ async fn contract(store: &dyn Store) {
     let first = put(store, "/a/1").await.unwrap();
     let second = put(store, "/a/2").await.unwrap();
     put(store, "/b/1").await.unwrap();
-    assert_eq!(store.range("/a/", None, None, 1).await.unwrap().remaining, 1);
-    assert_eq!(store.range("/a/", None, Some(first), 0).await.unwrap().entries.len(), 1);
+    assert_eq!(
+        store.range("/a/", None, None, 1).await.unwrap().remaining,
+        1
+    );
+    assert_eq!(
+        store
+            .range("/a/", None, Some(first), 0)
+            .await
+            .unwrap()
+            .entries
+            .len(),
+        1
+    );
     let mut watch = store.watch("/a/", first).await.unwrap();
     let third = put(store, "/a/1").await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 2 {
-        seen.extend(watch.events.recv().await.unwrap().unwrap().iter().map(store::Event::revision));
+        seen.extend(
+            watch
+                .events
+                .recv()
+                .await
+                .unwrap()
+                .unwrap()
+                .iter()
+                .map(store::Event::revision),
+        );
     }
     assert_eq!(seen, [second, third]);
-    assert!(matches!(store.watch("/a/", third + 1).await, Err(Error::Future { .. })));
+    assert!(matches!(
+        store.watch("/a/", third + 1).await,
+        Err(Error::Future { .. })
+    ));
 }
 
 #[tokio::test]
@@ -66,14 +105,21 @@ async fn no_acknowledged_write_is_lost_at_any_crash_point() {
             for n in 0..100 {
                 let keys: Vec<_> = (0..4).map(|w| format!("/w{w}/{}", n % 30)).collect();
                 let done = futures::future::join_all(keys.iter().map(|k| put(&store, k))).await;
-                acknowledged.extend(keys.into_iter().zip(done).filter_map(|(k, r)| Some((k, r.ok()?))));
+                acknowledged.extend(
+                    keys.into_iter()
+                        .zip(done)
+                        .filter_map(|(k, r)| Some((k, r.ok()?))),
+                );
             }
         }
         disk.crash(seed);
         let store = open(&disk).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         for (key, revision) in acknowledged {
             let found = store.get(&key).await.unwrap().map_or(0, |e| e.revision);
-            assert!(found >= revision, "seed {seed}: {key} is at {found}, acknowledged at {revision}");
+            assert!(
+                found >= revision,
+                "seed {seed}: {key} is at {found}, acknowledged at {revision}"
+            );
         }
     }
 }
