@@ -35,6 +35,12 @@ impl Env {
         }
     }
 
+    /// Wall time in whole seconds, as `metav1.Time` is written.
+    pub fn now(&self) -> jiff::Timestamp {
+        let now = self.world.now();
+        jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
+    }
+
     pub fn queue(&self, name: &'static str) -> Queue<Key> {
         Queue::new(Settings::named(name), self.world.clone())
     }

@@ -149,10 +149,10 @@ pub(crate) fn start(env: Env) {
         let namespaces = namespaces.clone();
         async move { namespaces.synced().await }
     };
-    let (client, world) = (env.client.clone(), env.world.clone());
+    let (client, clock) = (env.client.clone(), env.clone());
     env.run(queue, ready, move |key| {
-        let (namespaces, client, world) = (namespaces.clone(), client.clone(), world.clone());
-        async move { settled(reconcile(&client, &namespaces, &key, world.now()).await) }
+        let (namespaces, client, clock) = (namespaces.clone(), client.clone(), clock.clone());
+        async move { settled(reconcile(&client, &namespaces, &key, clock.now()).await) }
     });
 }
 

@@ -153,15 +153,25 @@ pub(crate) fn free_network(cluster: (Ipv4Addr, u8), used: &BTreeSet<String>) -> 
     })
 }
 
-/// When a node last showed a sign of life, and what that was.
-type Signs = HashMap<String, (String, Instant)>;
+/// When each node last showed a sign of life, by our clock.
+type Signs = Arc<Mutex<HashMap<String, Instant>>>;
+
+fn note_sign(signs: &Signs, node: &str) {
+    let mut signs = signs.lock().unwrap_or_else(PoisonError::into_inner);
+    signs.insert(node.to_owned(), Instant::now());
+}
+
+/// The last time at which a node says it was well. What we write ourselves (Unknown) does not change it.
+fn heartbeat(node: &NodeView) -> Option<Timestamp> {
+    let ready = node.status.conditions.iter().find(|c| c.kind == "Ready");
+    ready.and_then(|c| c.last_heartbeat_time)
+}
 
 struct Controller {
     env: Env,
     nodes: Informer<NodeView>,
-    leases: Informer<LeaseView>,
     pods: Informer<PodView>,
-    signs: Mutex<Signs>,
+    signs: Signs,
     /// Networks given out, also before the informer shows them.
     networks: Mutex<HashMap<String, String>>,
     cluster_cidr: (Ipv4Addr, u8),
@@ -176,9 +186,21 @@ pub(crate) fn start(env: Env, cluster_cidr: (Ipv4Addr, u8)) {
     });
     let queue = env.queue("node_lifecycle_controller");
     enqueue_changes(&nodes, &queue);
-    let q = queue.clone();
+    let signs = Signs::default();
+    let seen = signs.clone();
+    nodes.on_change(move |change| {
+        if let (Some(old), Some(new)) = (&change.old, &change.new)
+            && heartbeat(old) != heartbeat(new)
+        {
+            note_sign(&seen, &change.key);
+        }
+    });
+    let (q, seen) = (queue.clone(), signs.clone());
     leases.on_change(move |change| {
         let (_, node) = client::meta::split_key(&change.key);
+        if change.new.is_some() {
+            note_sign(&seen, node);
+        }
         // Each renewal only moves the deadline; that is read when it fires.
         if change.old.is_none() || change.new.is_none() {
             q.add(Arc::from(node));
@@ -199,9 +221,8 @@ pub(crate) fn start(env: Env, cluster_cidr: (Ipv4Addr, u8)) {
     let controller = Arc::new(Controller {
         env: env.clone(),
         nodes: nodes.clone(),
-        leases: leases.clone(),
         pods: pods.clone(),
-        signs: Mutex::default(),
+        signs,
         networks: Mutex::default(),
         cluster_cidr,
     });
@@ -231,7 +252,7 @@ impl Controller {
         };
         self.give_network(&node).await?;
         let left = self.silence(&node);
-        let plan = plan(&node, left.is_none(), self.env.world.now());
+        let plan = plan(&node, left.is_none(), self.env.now());
         let client = &self.env.client;
         let version = &node.metadata.resource_version;
         let changed = plan.conditions.is_some() || plan.taints.is_some();
@@ -272,26 +293,10 @@ impl Controller {
 
     /// How long the node may still be silent; `None`: it has been for too long.
     fn silence(&self, node: &NodeView) -> Option<Duration> {
-        let lease = self
-            .leases
-            .get(&format!("kube-node-lease/{}", node.metadata.name));
-        let beat = node
-            .status
-            .conditions
-            .iter()
-            .find(|c| c.kind == "Ready")
-            .and_then(|c| c.last_heartbeat_time);
-        // What we write ourselves (Unknown) is no sign of life, and does not change the heartbeat.
-        let sign = format!("{:?} {beat:?}", lease.map(|l| l.spec.renew_time));
         let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let entry = signs
-            .entry(node.metadata.name.clone())
-            .or_insert_with(|| (sign.clone(), now));
-        if entry.0 != sign {
-            *entry = (sign, now);
-        }
-        let left = GRACE.saturating_sub(now.duration_since(entry.1));
+        let last = *signs.entry(node.metadata.name.clone()).or_insert(now);
+        let left = GRACE.saturating_sub(now.duration_since(last));
         (!left.is_zero()).then_some(left)
     }
 
@@ -347,7 +352,7 @@ impl Controller {
     /// Pods of a node that is not ready serve nobody.
     async fn mark_pods(&self, node: &NodeView) -> Result<(), Error> {
         for pod in self.pods_of(node).into_iter().filter(|p| p.is_ready()) {
-            let now = api::time::seconds(self.env.world.now());
+            let now = api::time::seconds(self.env.now());
             let patch = json!({
                 "metadata": {"uid": pod.metadata.uid},
                 "status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}]},
@@ -385,7 +390,7 @@ impl Controller {
         if executing.is_empty() {
             return Ok(None);
         }
-        let now = self.env.world.now();
+        let now = self.env.now();
         let since = executing
             .iter()
             .filter_map(|t| api::time::parse(t["timeAdded"].as_str()?))
@@ -448,15 +453,25 @@ mod tests {
     }
 
     fn taints(plan: &Plan) -> String {
-        let one = |t: &Value| format!("{}:{}\n", t["key"].as_str().unwrap(), t["effect"].as_str().unwrap());
+        let one = |t: &Value| {
+            format!(
+                "{}:{}\n",
+                t["key"].as_str().unwrap(),
+                t["effect"].as_str().unwrap()
+            )
+        };
         plan.taints.iter().flatten().map(one).collect()
     }
 
     #[test]
     fn silence_is_unknown_and_taints_both_ways() {
         let plan = plan(&node("True", json!([])), true, T0);
-        let conditions: Vec<_> =
-            plan.conditions.iter().flatten().map(|c| format!("{}={} {}", c.kind, c.status, c.reason)).collect();
+        let conditions: Vec<_> = plan
+            .conditions
+            .iter()
+            .flatten()
+            .map(|c| format!("{}={} {}", c.kind, c.status, c.reason))
+            .collect();
         expect![[r#"
             Ready=Unknown NodeStatusUnknown
             MemoryPressure=Unknown NodeStatusNeverUpdated

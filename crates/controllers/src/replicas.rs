@@ -344,7 +344,7 @@ impl<V: SetView> Controller<V> {
             Vec::new()
         };
         pods.extend(self.owned.orphans(&set.metadata.namespace));
-        let now = self.env.world.now();
+        let now = self.env.now();
         let plan = plan(set, &selector, &pods, &neighbours, now);
         let mut status = plan.status;
         let failure = self.carry_out(key, set, plan.actions).await;
@@ -404,7 +404,7 @@ impl<V: SetView> Controller<V> {
                     Err(error) => return Some(("FailedCreate", error)),
                 },
                 Action::Delete(pod, _) => {
-                    deletes.push(pod);
+                    deletes.push(*pod);
                     Ok(0)
                 }
             };
@@ -464,7 +464,7 @@ impl<V: SetView> Controller<V> {
         Ok(())
     }
 
-    async fn delete(&self, key: &Key, set: &Set, pods: Vec<Box<ObjectMeta>>) -> Result<(), Error> {
+    async fn delete(&self, key: &Key, set: &Set, pods: Vec<ObjectMeta>) -> Result<(), Error> {
         let about = ObjectReference::to(&V::RESOURCE, &set.metadata);
         let mut deletes = futures::stream::iter(pods)
             .map(|pod| async move {
@@ -552,7 +552,9 @@ mod tests {
         };
         let alone = |p: &mut PodView| p.spec.node_name = "n2".into();
         let cheap = |p: &mut PodView| {
-            p.metadata.annotations.insert(DELETION_COST.into(), "-1".into());
+            p.metadata
+                .annotations
+                .insert(DELETION_COST.into(), "-1".into());
         };
         let pods = [
             pod("alone", alone),
@@ -578,7 +580,9 @@ mod tests {
             pod("leaving", |p| p.metadata.deletion_timestamp = Some(T0)),
             pod("orphan", |p| p.metadata.owner_references.clear()),
             pod("renamed", |p| p.metadata.labels.clear()),
-            pod("others", |p| p.metadata.owner_references[0].uid = "other".into()),
+            pod("others", |p| {
+                p.metadata.owner_references[0].uid = "other".into()
+            }),
         ];
         expect![[r#"
             adopt pod orphan

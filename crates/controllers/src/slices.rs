@@ -148,12 +148,12 @@ pub(crate) fn plan(
         };
         kept.push((slice.clone(), endpoints));
     }
-    for (shown, (ports, by_pod)) in wanted {
+    for (same, by_pod) in wanted.into_values() {
         let mut left = by_pod.into_values();
         let same_ports = |slice: &EndpointSliceView| {
             let mut ports = slice.ports.clone();
             ports.sort_by_key(Value::to_string);
-            Value::from(ports).to_string() == shown
+            Value::from(ports) == same
         };
         for (_, endpoints) in kept.iter_mut().filter(|(slice, _)| same_ports(slice)) {
             let room = MAX_ENDPOINTS.saturating_sub(endpoints.len());
@@ -163,7 +163,7 @@ pub(crate) fn plan(
         for chunk in left.chunks(MAX_ENDPOINTS) {
             actions.push(Action::Create {
                 endpoints: chunk.to_vec(),
-                ports: ports.clone(),
+                ports: same.clone(),
             });
         }
     }
@@ -380,7 +380,12 @@ mod tests {
 
     #[test]
     fn conditions_of_endpoints() {
-        let pods = [pod(1, true, false), pod(2, false, false), pod(3, true, true), pod(4, false, true)];
+        let pods = [
+            pod(1, true, false),
+            pod(2, false, false),
+            pod(3, true, true),
+            pod(4, false, true),
+        ];
         expect![[r#"
             create [10.42.0.1 ready, 10.42.0.2 not ready, 10.42.0.3 draining, 10.42.0.4 terminating] ports [{"name":"","port":8080,"protocol":"TCP"}]
         "#]]

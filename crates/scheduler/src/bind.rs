@@ -100,7 +100,7 @@ async fn bind(
                 );
             }
             let now = shared.now();
-            shared.core().not_bound(key, now);
+            shared.core().not_bound(key, &meta.uid, now);
             shared.wake.notify_one();
         }
     }

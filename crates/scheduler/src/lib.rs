@@ -37,8 +37,9 @@ pub struct Core {
 impl Core {
     /// A node appeared, changed, or went (`None`).
     pub fn node(&mut self, name: &str, node: Option<Arc<NodeView>>) {
-        self.snapshot.node(name, node);
-        self.queue.something_changed();
+        if self.snapshot.node(name, node) {
+            self.queue.something_changed();
+        }
     }
 
     /// A Pod appeared, changed, or went (`None`).
@@ -48,10 +49,7 @@ impl Core {
             None => self.pods.remove(key),
         };
         let placed = pod.as_ref().filter(|p| !p.node_name.is_empty() && !p.ended);
-        let freed = old
-            .as_ref()
-            .is_some_and(|o| !o.node_name.is_empty() && !o.ended)
-            && placed.is_none();
+        let sat = self.snapshot.has(key);
         match (placed, &pod) {
             (Some(placed), _) => {
                 self.queue.remove(key);
@@ -77,7 +75,8 @@ impl Core {
                 self.snapshot.forget(key);
             }
         }
-        if freed {
+        if sat && !self.snapshot.has(key) {
+            // Its room is free.
             self.queue.something_changed();
         }
     }
@@ -94,13 +93,17 @@ impl Core {
         Some((key, pod, decision))
     }
 
-    /// A binding failed: the Pod is tried again after a back-off.
-    pub fn not_bound(&mut self, key: &Arc<str>, now: u64) {
-        self.snapshot.forget(key);
-        if let Some(pod) = self.pods.get(key).filter(|p| p.wants_node()) {
-            self.queue.back_off(key.clone(), pod.clone(), now);
+    /// The binding of the Pod with this UID failed: it is tried again after a back-off.
+    pub fn not_bound(&mut self, key: &Arc<str>, uid: &str, now: u64) {
+        let current = self.pods.get(key).filter(|p| p.metadata.uid == uid);
+        let Some(pod) = current.cloned() else {
+            return;
+        };
+        if pod.wants_node() {
+            self.snapshot.forget(key);
+            self.queue.back_off(key.clone(), pod, now);
+            self.queue.something_changed();
         }
-        self.queue.something_changed();
     }
 }
 

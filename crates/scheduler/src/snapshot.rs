@@ -65,13 +65,25 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// A node appeared, changed, or went.
-    pub fn node(&mut self, name: &str, node: Option<Arc<NodeView>>) {
+    /// A node appeared, changed, or went. Returns whether that matters to Pods that found no place: not each heartbeat
+    /// does.
+    pub fn node(&mut self, name: &str, node: Option<Arc<NodeView>>) -> bool {
         let place = self.places.entry(name.to_owned()).or_default();
+        let matters = match (&place.node, &node) {
+            (Some(old), Some(new)) => !old.offers_the_same(new),
+            (_, new) => new.is_some(),
+        };
         place.node = node;
         if place.node.is_none() && place.pods.is_empty() {
             self.places.remove(name);
         }
+        matters
+    }
+
+    /// Whether a Pod is on a node, or shall go there.
+    #[must_use]
+    pub fn has(&self, key: &Arc<str>) -> bool {
+        self.seats.contains_key(key)
     }
 
     /// A Pod is on a node. Returns whether that was news (not assumed before).

@@ -235,3 +235,14 @@ impl View for NodeView {
         &self.metadata
     }
 }
+
+impl NodeView {
+    /// Whether another version of it can take the same Pods.
+    #[must_use]
+    pub fn offers_the_same(&self, other: &Self) -> bool {
+        self.labels == other.labels
+            && self.unschedulable == other.unschedulable
+            && self.taints == other.taints
+            && self.allocatable == other.allocatable
+    }
+}

@@ -112,7 +112,7 @@ impl Controller {
         sets.retain(|s| !gone.contains(&set_meta(s).uid));
         sets.extend(self.sets.orphans(&deployment.metadata.namespace));
         let pods_of = |uid: &str| self.pods.by(uid).iter().filter(|p| !p.is_ended()).count();
-        let now = self.env.world.now();
+        let now = self.env.now();
         let Plan {
             actions,
             mut status,
@@ -180,7 +180,7 @@ impl Controller {
                             "True",
                             "NewReplicaSetCreated",
                             message,
-                            self.env.world.now(),
+                            self.env.now(),
                         );
                         written.metadata.revision()
                     }
@@ -191,7 +191,7 @@ impl Controller {
                         let message =
                             format!("Failed to create new replica set \"{name}\": {error}");
                         if deployment.spec.progress_deadline_seconds.is_some() {
-                            let now = self.env.world.now();
+                            let now = self.env.now();
                             status::progressing(
                                 status,
                                 "False",

@@ -595,7 +595,13 @@ mod tests {
         json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"image": format!("web:{version}")}]}})
     }
 
-    fn deployment(replicas: i64, version: i64, revision: &str, surge: Value, unavailable: Value) -> DeploymentView {
+    fn deployment(
+        replicas: i64,
+        version: i64,
+        revision: &str,
+        surge: Value,
+        unavailable: Value,
+    ) -> DeploymentView {
         serde_json::from_value(json!({
             "metadata": {
                 "name": "web", "namespace": "default", "uid": "d", "generation": 1,
@@ -661,7 +667,11 @@ mod tests {
 
             because: complete
         "#]]
-        .assert_eq(&text.join("\n").replace(&template::hash(&template(2), None), "NAME"));
+        .assert_eq(
+            &text
+                .join("\n")
+                .replace(&template::hash(&template(2), None), "NAME"),
+        );
     }
 
     #[test]
@@ -690,7 +700,12 @@ mod tests {
     #[test]
     fn history_is_cleaned_up_when_complete() {
         let d = deployment(1, 4, "4", json!(1), json!(0));
-        let sets = [set(1, 0, 0, 1, 2), set(2, 0, 0, 1, 2), set(3, 0, 0, 1, 2), set(4, 1, 1, 1, 2)];
+        let sets = [
+            set(1, 0, 0, 1, 2),
+            set(2, 0, 0, 1, 2),
+            set(3, 0, 0, 1, 2),
+            set(4, 1, 1, 1, 2),
+        ];
         expect![[r#"
             delete web-1
             delete web-2

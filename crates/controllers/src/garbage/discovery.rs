@@ -42,24 +42,13 @@ impl Kind {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Named {
     name: String,
     kind: String,
     namespaced: bool,
     verbs: Vec<String>,
-}
-
-impl Default for Named {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            kind: String::new(),
-            namespaced: false,
-            verbs: Vec::new(),
-        }
-    }
 }
 
 #[derive(Default, Deserialize)]

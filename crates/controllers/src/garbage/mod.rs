@@ -24,21 +24,26 @@ use client::{Client, DeleteOptions, Error, ObjectMeta, OwnerReference, Propagati
 use http::Method;
 use reconcile::{Outcome, Queue};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use world::Backoff;
 
 use crate::env::{Env, Key, settled};
 use discovery::{Kind, Meta};
 use graph::{FOREGROUND, Graph, Node, ORPHAN};
 
-/// How often newly served kinds are looked for.
-const DISCOVERY: Duration = Duration::from_secs(30);
+/// Kinds are looked for again this long after a CustomResourceDefinition or APIService changed, or discovery failed.
+const DISCOVERY: Duration = Duration::from_secs(1);
+
+/// How long the first list of a kind may take. Going on without it is safe: unknown owners are asked for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Collector {
     client: Client,
     reader: Client,
     queue: Queue<Key>,
     graph: Mutex<Graph>,
+    /// Other kinds may be served now.
+    kinds_changed: Notify,
     /// By group and kind, for resolving owner references.
     kinds: Mutex<BTreeMap<(String, String), Arc<Kind>>>,
 }
@@ -51,6 +56,7 @@ pub(crate) fn start(env: Env, reader: Client) {
         reader,
         queue: queue.clone(),
         graph: Mutex::default(),
+        kinds_changed: Notify::new(),
         kinds: Mutex::default(),
     });
     let (synced, mut all) = watch::channel(false);
@@ -117,9 +123,15 @@ impl Collector {
             }
             if errors.is_empty() {
                 for mut done in first {
-                    let _ = done.wait_for(|d| *d).await;
+                    let waiting = tokio::time::timeout(PATIENCE, done.wait_for(|d| *d)).await;
+                    if waiting.is_err() {
+                        tracing::warn!(
+                            "the garbage collector goes on without a kind that cannot be listed"
+                        );
+                    }
                 }
                 synced.send_replace(true);
+                self.kinds_changed.notified().await;
             }
             tokio::time::sleep(DISCOVERY).await;
         }
@@ -184,6 +196,12 @@ impl Collector {
                     false,
                     Backoff::new(Duration::from_millis(100), Duration::from_secs(30)),
                 );
+                if matches!(
+                    kind.plural.as_str(),
+                    "customresourcedefinitions" | "apiservices"
+                ) {
+                    self.kinds_changed.notify_one();
+                }
                 let look = match event.kind {
                     EventType::Added | EventType::Modified => {
                         present.insert(meta.uid.clone(), ());
@@ -289,6 +307,7 @@ impl Collector {
             .get(&(group.to_owned(), owner.kind.clone()))
             .cloned();
         let Some(kind) = kind else {
+            self.kinds_changed.notify_one();
             let what = format!("an owner of kind {} {}", owner.api_version, owner.kind);
             return Err(Error::Decode(what, "no such kind is served".into()));
         };

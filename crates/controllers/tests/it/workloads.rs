@@ -61,7 +61,9 @@ async fn a_replication_controller_makes_scales_and_adopts_pods() {
         .until("a new one", async || pods().await.len() == 2)
         .await;
     let released = cluster.get(&kinds::PODS, &kept).await;
-    let owners = released["metadata"]["ownerReferences"].as_array().map_or(0, Vec::len);
+    let owners = released["metadata"]["ownerReferences"]
+        .as_array()
+        .map_or(0, Vec::len);
     assert_eq!(owners, 0, "{released}");
     let events = cluster.list(&kinds::EVENTS, "default").await;
     let reasons: Vec<_> = events
