@@ -70,12 +70,15 @@ impl<V> Clone for Informer<V> {
     }
 }
 
+/// The informers by view type and selection; each is an `Informer` of its type.
+type Running = HashMap<(TypeId, Selector), Box<dyn Any + Send + Sync>>;
+
 /// All informers of a component (or of several that trust each other's permissions).
 #[derive(Clone)]
 pub struct Informers {
     client: Client,
     shutdown: Shutdown,
-    running: Arc<Mutex<HashMap<(TypeId, Selector), Box<dyn Any + Send + Sync>>>>,
+    running: Arc<Mutex<Running>>,
 }
 
 impl Informers {

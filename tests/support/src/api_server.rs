@@ -33,7 +33,12 @@ impl Answer {
     #[must_use]
     pub fn status(&self) -> String {
         let (reason, message) = (self.body["reason"].as_str(), self.body["message"].as_str());
-        format!("{} {}: {}", self.code, reason.unwrap_or(""), message.unwrap_or(""))
+        format!(
+            "{} {}: {}",
+            self.code,
+            reason.unwrap_or(""),
+            message.unwrap_or("")
+        )
     }
 
     /// The answer's object, if the request succeeded.
@@ -64,14 +69,22 @@ impl Server {
             store: Arc::new(store),
             tokens: Arc::new(tokens),
             client_ca: ca.cert_pem.clone(),
-            kubelet_tls: skiff_http::tls::client_config(&ca.cert_pem, None, true).expect("a TLS configuration"),
-            services: ServiceRange { base: Ipv4Addr::new(10, 43, 0, 0), prefix: 16 },
+            kubelet_tls: skiff_http::tls::client_config(&ca.cert_pem, None, true)
+                .expect("a TLS configuration"),
+            services: ServiceRange {
+                base: Ipv4Addr::new(10, 43, 0, 0),
+                prefix: 16,
+            },
             advertise: SocketAddr::from(([192, 0, 2, 10], 6443)),
             shutdown: shutdown.clone(),
         })
         .await
         .expect("the API server starts");
-        Self { api, world, shutdown }
+        Self {
+            api,
+            world,
+            shutdown,
+        }
     }
 
     /// A client that may do everything.
@@ -89,8 +102,19 @@ impl Server {
     /// Sends one request as the administrator. `body` is JSON.
     pub async fn send(&self, method: &str, path: &str, body: &Value) -> Answer {
         let headers = [("content-type", "application/json")];
-        let bytes = if body.is_null() { String::new() } else { body.to_string() };
-        self.raw(Some(("admin", &["system:masters"])), method, path, &headers, bytes).await
+        let bytes = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        self.raw(
+            Some(("admin", &["system:masters"])),
+            method,
+            path,
+            &headers,
+            bytes,
+        )
+        .await
     }
 
     /// Sends one request as `user` (nobody: anonymous) with these headers and this body.
@@ -113,22 +137,47 @@ impl Server {
         let mut request = request.body(body::full(bytes)).expect("a request");
         if let Some((user, groups)) = user {
             let groups = groups.iter().map(|g| (*g).to_owned()).collect();
-            request.extensions_mut().insert(InProcess { user: user.into(), groups });
+            request.extensions_mut().insert(InProcess {
+                user: user.into(),
+                groups,
+            });
         }
         let answer = self.api.handle(request).await;
         let code = answer.status().as_u16();
         let warnings = answer.headers().get_all("warning").iter();
-        let warnings = warnings.filter_map(|w| w.to_str().ok()).map(str::to_owned).collect();
-        let bytes = body::collect(answer.into_body(), 64 << 20).await.expect("a body");
+        let warnings = warnings
+            .filter_map(|w| w.to_str().ok())
+            .map(str::to_owned)
+            .collect();
+        let bytes = body::collect(answer.into_body(), 64 << 20)
+            .await
+            .expect("a body");
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        Answer { code, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null), warnings, text }
+        Answer {
+            code,
+            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+            warnings,
+            text,
+        }
     }
 
     /// Creates a namespace with its default ServiceAccount.
     pub async fn namespace(&self, name: &str) {
-        drop(self.send("POST", "/api/v1/namespaces", &json!({"metadata": {"name": name}})).await.ok());
+        drop(
+            self.send(
+                "POST",
+                "/api/v1/namespaces",
+                &json!({"metadata": {"name": name}}),
+            )
+            .await
+            .ok(),
+        );
         let path = format!("/api/v1/namespaces/{name}/serviceaccounts");
-        drop(self.send("POST", &path, &json!({"metadata": {"name": "default"}})).await.ok());
+        drop(
+            self.send("POST", &path, &json!({"metadata": {"name": "default"}}))
+                .await
+                .ok(),
+        );
     }
 }
 

@@ -26,7 +26,8 @@ pub fn skiff() -> PathBuf {
         return path.into();
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     for profile in ["release-lite", "release"] {
         let path = target.join(profile).join("skiff");
         if path.exists() {
@@ -84,7 +85,18 @@ impl Node {
         let dir = std::env::temp_dir().join(format!("skiff-test-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory for the node");
         let init = Command::new("unshare")
-            .args(["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL", "sh", "-c", INIT])
+            .args([
+                "--net",
+                "--mount",
+                "--uts",
+                "--ipc",
+                "--pid",
+                "--fork",
+                "--kill-child=KILL",
+                "sh",
+                "-c",
+                INIT,
+            ])
             .env("DIR", &dir)
             .env("SKIFF", skiff())
             .env("NAME", name)
@@ -94,7 +106,11 @@ impl Node {
             .stderr(std::fs::File::create(dir.join("init.err")).expect("a log"))
             .spawn()
             .expect("unshare");
-        let node = Self { init, dir, name: name.to_owned() };
+        let node = Self {
+            init,
+            dir,
+            name: name.to_owned(),
+        };
         node.until("the init to be ready", || node.dir.join("ready").exists());
         node.start_server();
         node
@@ -117,7 +133,11 @@ impl Node {
     /// If it cannot be killed.
     pub fn kill_server(&self) {
         let output = self.run(&format!("p=$(cat {0}/server.pid); kill -9 $p; while kill -0 $p 2>/dev/null && ! grep -q 'State:.*Z' /proc/$p/status; do sleep 0.01; done; rm -f {0}/server.pid", self.dir.display()));
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// The node's directory.
@@ -147,7 +167,18 @@ impl Node {
         let pid = self.namespaces_of();
         let mut command = Command::new("nsenter");
         command
-            .args(["-t", &pid.to_string(), "-n", "-m", "-u", "-i", "-p", "sh", "-c", script])
+            .args([
+                "-t",
+                &pid.to_string(),
+                "-n",
+                "-m",
+                "-u",
+                "-i",
+                "-p",
+                "sh",
+                "-c",
+                script,
+            ])
             .env("KUBECONFIG", self.dir.join("data/kubeconfig"))
             .env("SKIFF", skiff())
             .env("SKIFF_DATA_DIR", self.dir.join("data"))
@@ -159,7 +190,11 @@ impl Node {
     fn namespaces_of(&self) -> u32 {
         let path = format!("/proc/{0}/task/{0}/children", self.init.id());
         let children = std::fs::read_to_string(path).unwrap_or_default();
-        children.split_whitespace().next().and_then(|p| p.parse().ok()).unwrap_or(self.init.id())
+        children
+            .split_whitespace()
+            .next()
+            .and_then(|p| p.parse().ok())
+            .unwrap_or(self.init.id())
     }
 
     /// Runs a shell script inside the node and returns what it printed.
@@ -175,7 +210,11 @@ impl Node {
             let log = self.log();
             let tail: Vec<&str> = log.lines().rev().take(30).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
-            panic!("on {}: {script}\nfailed: {stdout}\n{stderr}\nserver:\n{}", self.name, tail.join("\n"));
+            panic!(
+                "on {}: {script}\nfailed: {stdout}\n{stderr}\nserver:\n{}",
+                self.name,
+                tail.join("\n")
+            );
         }
         stdout
     }
@@ -208,7 +247,11 @@ impl Node {
                 if let Ok(mut file) = std::fs::File::open(self.dir.join("init.err")) {
                     drop(file.read_to_string(&mut errors));
                 }
-                panic!("{} waited in vain for {what}\n{errors}\n{}", self.name, self.log());
+                panic!(
+                    "{} waited in vain for {what}\n{errors}\n{}",
+                    self.name,
+                    self.log()
+                );
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -217,7 +260,11 @@ impl Node {
     /// Makes the demo's images and imports them.
     pub fn import_demo_images(&self) {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/demo-image");
-        self.sh(&format!("{} {dir} && $SKIFF image import {dir}/skiff-demo-1.tar {dir}/skiff-demo-2.tar", scripts.display(), dir = self.dir.display()));
+        self.sh(&format!(
+            "{} {dir} && $SKIFF image import {dir}/skiff-demo-1.tar {dir}/skiff-demo-2.tar",
+            scripts.display(),
+            dir = self.dir.display()
+        ));
     }
 }
 

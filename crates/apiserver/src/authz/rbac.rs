@@ -89,22 +89,12 @@ struct AggregationRule {
     cluster_role_selectors: Vec<Value>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Subject {
     kind: String,
     name: String,
     namespace: String,
-}
-
-impl Default for Subject {
-    fn default() -> Self {
-        Self {
-            kind: String::new(),
-            name: String::new(),
-            namespace: String::new(),
-        }
-    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -258,7 +258,7 @@ fn check_preconditions(
 
 /// How long a Pod gets to stop, in seconds; other kinds have no grace.
 fn grace_of(kind: &Kind, object: &Value, options: &DeleteOptions) -> i64 {
-    if kind.group != "" || kind.plural != "pods" {
+    if !kind.group.is_empty() || kind.plural != "pods" {
         return 0;
     }
     let unstarted = text(object, &["spec", "nodeName"]).is_empty();

@@ -10,21 +10,50 @@ const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 #[tokio::test(start_paused = true)]
 async fn bodies_that_cannot_be_read() {
     let server = Server::start().await;
-    for body in ["", "{", "[]", "null", "\"x\"", "{\"kind\":\"Pod\"", "{\"metadata\":3}", "{\"spec\":{\"containers\":{}}}"] {
+    for body in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\"x\"",
+        "{\"kind\":\"Pod\"",
+        "{\"metadata\":3}",
+        "{\"spec\":{\"containers\":{}}}",
+    ] {
         let answer = server.raw(ADMIN, "POST", PODS, &JSON, body).await;
-        assert!(matches!(answer.code, 400 | 422), "{body}: {}", answer.status());
+        assert!(
+            matches!(answer.code, 400 | 422),
+            "{body}: {}",
+            answer.status()
+        );
         assert_eq!(answer.body["kind"], "Status", "{body}");
     }
-    let deep = format!("{{\"metadata\":{{\"name\":\"a\"}},\"spec\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let deep = format!(
+        "{{\"metadata\":{{\"name\":\"a\"}},\"spec\":{}1{}}}",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
     assert_eq!(server.raw(ADMIN, "POST", PODS, &JSON, deep).await.code, 400);
     let large = format!("{{\"data\":\"{}\"}}", "x".repeat(4 << 20));
-    assert_eq!(server.raw(ADMIN, "POST", PODS, &JSON, large).await.code, 413);
+    assert_eq!(
+        server.raw(ADMIN, "POST", PODS, &JSON, large).await.code,
+        413
+    );
     let yaml = [("content-type", "application/yaml")];
-    assert_eq!(server.raw(ADMIN, "POST", PODS, &yaml, "a: [b").await.code, 400);
+    assert_eq!(
+        server.raw(ADMIN, "POST", PODS, &yaml, "a: [b").await.code,
+        400
+    );
     let other = [("content-type", "text/html")];
-    assert_eq!(server.raw(ADMIN, "POST", PODS, &other, "<p>").await.code, 415);
+    assert_eq!(
+        server.raw(ADMIN, "POST", PODS, &other, "<p>").await.code,
+        415
+    );
     let protobuf = [("content-type", "application/vnd.kubernetes.protobuf")];
-    assert_eq!(server.raw(ADMIN, "POST", PODS, &protobuf, "k8s").await.code, 400);
+    assert_eq!(
+        server.raw(ADMIN, "POST", PODS, &protobuf, "k8s").await.code,
+        400
+    );
     let accept = [("accept", "application/vnd.kubernetes.protobuf")];
     assert_eq!(server.raw(ADMIN, "GET", PODS, &accept, "").await.code, 406);
 }
@@ -37,7 +66,9 @@ async fn unknown_fields_are_warned_of_or_refused() {
     let warned = server.send("POST", maps, &body).await;
     assert_eq!(warned.warnings, ["299 - \"unknown field \\\"dta\\\"\""]);
     assert!(warned.ok().get("dta").is_none());
-    let strict = server.send("POST", &format!("{maps}?fieldValidation=Strict"), &body).await;
+    let strict = server
+        .send("POST", &format!("{maps}?fieldValidation=Strict"), &body)
+        .await;
     assert_eq!(
         strict.status(),
         "400 BadRequest: ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"dta\""
@@ -65,20 +96,45 @@ async fn what_is_asked_wrongly() {
         ("GET", "/nonsense".to_owned(), 404),
     ];
     for (method, path, code) in cases {
-        let body = if method == "GET" { Value::Null } else { json!({"metadata": {"name": "a"}}) };
+        let body = if method == "GET" {
+            Value::Null
+        } else {
+            json!({"metadata": {"name": "a"}})
+        };
         let answer = server.send(method, &path, &body).await;
         assert_eq!(answer.code, code, "{method} {path}: {}", answer.status());
         assert_eq!(answer.body["kind"], "Status", "{method} {path}");
     }
-    let mismatch = server.send("POST", maps, &json!({"metadata": {"name": "a", "namespace": "other"}})).await;
+    let mismatch = server
+        .send(
+            "POST",
+            maps,
+            &json!({"metadata": {"name": "a", "namespace": "other"}}),
+        )
+        .await;
     assert_eq!(
         mismatch.status(),
         "400 BadRequest: the namespace of the provided object does not match the namespace sent on the request"
     );
-    let kind = server.send("POST", maps, &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}})).await;
+    let kind = server
+        .send(
+            "POST",
+            maps,
+            &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}}),
+        )
+        .await;
     assert_eq!(kind.code, 400);
-    let missing = server.send("POST", "/api/v1/namespaces/none/configmaps", &json!({"metadata": {"name": "a"}})).await;
-    assert_eq!(missing.status(), "404 NotFound: namespaces \"none\" not found");
+    let missing = server
+        .send(
+            "POST",
+            "/api/v1/namespaces/none/configmaps",
+            &json!({"metadata": {"name": "a"}}),
+        )
+        .await;
+    assert_eq!(
+        missing.status(),
+        "404 NotFound: namespaces \"none\" not found"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,13 +142,24 @@ async fn invalid_objects_name_every_cause() {
     let server = Server::start().await;
     server.namespace("demo").await;
     let pod = json!({"metadata": {"name": "Bad_Name"}, "spec": {"containers": [{"name": "x"}, {"name": "x", "image": "i"}], "restartPolicy": "Sometimes"}});
-    let answer = server.send("POST", "/api/v1/namespaces/demo/pods", &pod).await;
-    assert_eq!((answer.code, answer.body["reason"].as_str()), (422, Some("Invalid")));
+    let answer = server
+        .send("POST", "/api/v1/namespaces/demo/pods", &pod)
+        .await;
+    assert_eq!(
+        (answer.code, answer.body["reason"].as_str()),
+        (422, Some("Invalid"))
+    );
     let causes: Vec<String> = answer.body["details"]["causes"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|c| format!("{} {}", c["reason"].as_str().unwrap(), c["field"].as_str().unwrap()))
+        .map(|c| {
+            format!(
+                "{} {}",
+                c["reason"].as_str().unwrap(),
+                c["field"].as_str().unwrap()
+            )
+        })
         .collect();
     for wanted in [
         "FieldValueInvalid metadata.name",

@@ -7,10 +7,20 @@ use test_support::Server;
 const PATH: &str = "/api/v1/namespaces/default/configmaps";
 
 async fn next(stream: &mut client::watch::WatchStream) -> (String, Value) {
-    let line = stream.next_line().await.unwrap().expect("the watch goes on");
+    let line = stream
+        .next_line()
+        .await
+        .unwrap()
+        .expect("the watch goes on");
     let event: Value = serde_json::from_slice(&line).unwrap();
-    let name = event["object"]["metadata"]["name"].as_str().unwrap_or("").to_owned();
-    (format!("{} {name}", event["type"].as_str().unwrap()), event["object"].clone())
+    let name = event["object"]["metadata"]["name"]
+        .as_str()
+        .unwrap_or("")
+        .to_owned();
+    (
+        format!("{} {name}", event["type"].as_str().unwrap()),
+        event["object"].clone(),
+    )
 }
 
 fn labelled(name: &str, label: &str) -> Value {
@@ -20,18 +30,41 @@ fn labelled(name: &str, label: &str) -> Value {
 #[tokio::test(start_paused = true)]
 async fn an_object_that_leaves_the_selection_is_deleted_for_its_watcher() {
     let server = Server::start().await;
-    let mut stream = server.admin().watch(&format!("{PATH}?watch=true&labelSelector=x%3Dyes")).await.unwrap();
+    let mut stream = server
+        .admin()
+        .watch(&format!("{PATH}?watch=true&labelSelector=x%3Dyes"))
+        .await
+        .unwrap();
     drop(server.send("POST", PATH, &labelled("a", "no")).await.ok());
     drop(server.send("POST", PATH, &labelled("b", "yes")).await.ok());
     assert_eq!(next(&mut stream).await.0, "ADDED b");
-    drop(server.send("PUT", &format!("{PATH}/a"), &labelled("a", "yes")).await.ok());
+    drop(
+        server
+            .send("PUT", &format!("{PATH}/a"), &labelled("a", "yes"))
+            .await
+            .ok(),
+    );
     assert_eq!(next(&mut stream).await.0, "ADDED a");
-    let left = server.send("PUT", &format!("{PATH}/b"), &labelled("b", "no")).await.ok();
+    let left = server
+        .send("PUT", &format!("{PATH}/b"), &labelled("b", "no"))
+        .await
+        .ok();
     let (event, object) = next(&mut stream).await;
     assert_eq!(event, "DELETED b");
-    assert_eq!(object["metadata"]["labels"]["x"], "yes", "the last version that was selected");
-    assert_eq!(object["metadata"]["resourceVersion"], left["metadata"]["resourceVersion"]);
-    drop(server.send("DELETE", &format!("{PATH}/a"), &Value::Null).await.ok());
+    assert_eq!(
+        object["metadata"]["labels"]["x"], "yes",
+        "the last version that was selected"
+    );
+    assert_eq!(
+        object["metadata"]["resourceVersion"],
+        left["metadata"]["resourceVersion"]
+    );
+    drop(
+        server
+            .send("DELETE", &format!("{PATH}/a"), &Value::Null)
+            .await
+            .ok(),
+    );
     assert_eq!(next(&mut stream).await.0, "DELETED a");
 }
 
@@ -40,13 +73,34 @@ async fn a_watch_from_a_revision_repeats_nothing_and_misses_nothing() {
     let server = Server::start().await;
     let first = server.send("POST", PATH, &labelled("a", "1")).await.ok();
     let from = first["metadata"]["resourceVersion"].as_str().unwrap();
-    drop(server.send("PUT", &format!("{PATH}/a"), &labelled("a", "2")).await.ok());
-    drop(server.send("DELETE", &format!("{PATH}/a"), &Value::Null).await.ok());
-    let mut stream = server.admin().watch(&format!("{PATH}?watch=true&resourceVersion={from}")).await.unwrap();
+    drop(
+        server
+            .send("PUT", &format!("{PATH}/a"), &labelled("a", "2"))
+            .await
+            .ok(),
+    );
+    drop(
+        server
+            .send("DELETE", &format!("{PATH}/a"), &Value::Null)
+            .await
+            .ok(),
+    );
+    let mut stream = server
+        .admin()
+        .watch(&format!("{PATH}?watch=true&resourceVersion={from}"))
+        .await
+        .unwrap();
     let (event, object) = next(&mut stream).await;
-    assert_eq!((event.as_str(), &object["metadata"]["labels"]["x"]), ("MODIFIED a", &json!("2")));
+    assert_eq!(
+        (event.as_str(), &object["metadata"]["labels"]["x"]),
+        ("MODIFIED a", &json!("2"))
+    );
     assert_eq!(next(&mut stream).await.0, "DELETED a");
-    let mut future = server.admin().watch(&format!("{PATH}?watch=true&resourceVersion=999999")).await.unwrap();
+    let mut future = server
+        .admin()
+        .watch(&format!("{PATH}?watch=true&resourceVersion=999999"))
+        .await
+        .unwrap();
     let (event, status) = next(&mut future).await;
     assert_eq!((event.trim(), &status["code"]), ("ERROR", &json!(410)));
 }
@@ -56,12 +110,25 @@ async fn initial_events_end_with_a_marked_bookmark() {
     let server = Server::start().await;
     drop(server.send("POST", PATH, &labelled("a", "1")).await.ok());
     let query = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
-    let mut stream = server.admin().watch(&format!("{PATH}?{query}")).await.unwrap();
+    let mut stream = server
+        .admin()
+        .watch(&format!("{PATH}?{query}"))
+        .await
+        .unwrap();
     assert_eq!(next(&mut stream).await.0, "ADDED a");
     let (event, object) = next(&mut stream).await;
     assert_eq!(event.trim(), "BOOKMARK");
-    assert_eq!(object["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
-    let wrong = server.send("GET", &format!("{PATH}?watch=true&sendInitialEvents=true"), &Value::Null).await;
+    assert_eq!(
+        object["metadata"]["annotations"]["k8s.io/initial-events-end"],
+        "true"
+    );
+    let wrong = server
+        .send(
+            "GET",
+            &format!("{PATH}?watch=true&sendInitialEvents=true"),
+            &Value::Null,
+        )
+        .await;
     assert_eq!(wrong.code, 422);
 }
 
@@ -82,7 +149,10 @@ async fn an_informer_follows_and_tells_its_handlers() {
     let server = Server::start().await;
     drop(server.send("POST", PATH, &labelled("a", "1")).await.ok());
     let informers = client::Informers::new(server.admin(), server.shutdown.clone());
-    let informer = informers.select::<ConfigMap>(client::Selector { namespace: "default".into(), ..Default::default() });
+    let informer = informers.select::<ConfigMap>(client::Selector {
+        namespace: "default".into(),
+        ..Default::default()
+    });
     informer.synced().await;
     let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
     informer.on_change(move |change| {
@@ -94,9 +164,19 @@ async fn an_informer_follows_and_tells_its_handlers() {
         told.send(format!("{what} {}", change.key)).unwrap();
     });
     assert_eq!(heard.recv().await.unwrap(), "added default/a");
-    drop(server.send("PUT", &format!("{PATH}/a"), &labelled("a", "2")).await.ok());
+    drop(
+        server
+            .send("PUT", &format!("{PATH}/a"), &labelled("a", "2"))
+            .await
+            .ok(),
+    );
     assert_eq!(heard.recv().await.unwrap(), "changed default/a");
-    drop(server.send("DELETE", &format!("{PATH}/a"), &Value::Null).await.ok());
+    drop(
+        server
+            .send("DELETE", &format!("{PATH}/a"), &Value::Null)
+            .await
+            .ok(),
+    );
     assert_eq!(heard.recv().await.unwrap(), "gone default/a");
     assert!(informer.is_empty());
 }

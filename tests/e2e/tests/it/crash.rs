@@ -37,7 +37,11 @@ for t in threads: t.join()
 
 #[test]
 fn what_was_acknowledged_survives_and_containers_go_on() {
-    let rounds = if std::env::var_os("SKIFF_NIGHTLY").is_some() { 20 } else { 3 };
+    let rounds = if std::env::var_os("SKIFF_NIGHTLY").is_some() {
+        20
+    } else {
+        3
+    };
     let node = with_examples("crash");
     let processes = || node.sh("pgrep -f 'httpd -f -p 8080' | sort -n");
     let before = processes();
@@ -53,17 +57,30 @@ fn what_was_acknowledged_survives_and_containers_go_on() {
         std::thread::sleep(std::time::Duration::from_millis(700 + 130 * round));
         node.kill_server();
         let output = writers.wait_with_output().unwrap();
-        let names = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect::<Vec<_>>();
+        let names = String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(str::to_owned)
+            .collect::<Vec<_>>();
         assert!(!names.is_empty(), "round {round} wrote nothing");
         acknowledged.extend(names);
         node.start_server();
         let stored = node.sh("kubectl get configmaps -n demo -o name | sed 's,.*/,,'");
         let stored: BTreeSet<&str> = stored.lines().collect();
-        let lost: Vec<&String> = acknowledged.iter().filter(|n| !stored.contains(n.as_str())).collect();
+        let lost: Vec<&String> = acknowledged
+            .iter()
+            .filter(|n| !stored.contains(n.as_str()))
+            .collect();
         assert!(lost.is_empty(), "round {round} lost {lost:?}");
-        assert_eq!(processes(), before, "round {round}: containers are other processes");
+        assert_eq!(
+            processes(),
+            before,
+            "round {round}: containers are other processes"
+        );
     }
-    println!("{} acknowledged writes over {rounds} kills", acknowledged.len());
+    println!(
+        "{} acknowledged writes over {rounds} kills",
+        acknowledged.len()
+    );
     node.eventually("curl -fsS --max-time 2 http://127.0.0.1:30080");
     let restarts = node.sh("kubectl get pods -n demo -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}'");
     assert!(restarts.split_whitespace().all(|r| r == "0"), "{restarts}");

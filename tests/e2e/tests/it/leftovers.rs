@@ -16,7 +16,10 @@ fn uninstall_leaves_nothing() {
     assert_eq!(left("nft list tables | grep skiff"), "");
     assert_eq!(left("ip -o link | grep -E ' sk[0-9a-f]'"), "");
     assert_eq!(left("ip route | grep 10.42."), "");
-    assert_eq!(left("grep -E ' /run/skiff| /var/lib/kubelet' /proc/mounts"), "");
+    assert_eq!(
+        left("grep -E ' /run/skiff| /var/lib/kubelet' /proc/mounts"),
+        ""
+    );
 }
 
 #[test]
@@ -25,16 +28,29 @@ fn the_command_line_says_what_is_wrong() {
     std::fs::create_dir_all(&dir).unwrap();
     let run = |script: &str| {
         let output = std::process::Command::new("unshare")
-            .args(["--net", "--mount", "sh", "-c", &format!("ip link set lo up; {script}")])
+            .args([
+                "--net",
+                "--mount",
+                "sh",
+                "-c",
+                &format!("ip link set lo up; {script}"),
+            ])
             .env("SKIFF", test_support::node::skiff())
             .env("SKIFF_DATA_DIR", &dir)
             .output()
             .unwrap();
-        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+        (
+            output.status.code().unwrap(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
     };
     let cases = [
         ("$SKIFF nonsense", 2, "unrecognized subcommand"),
-        ("$SKIFF server --datastore none", 2, "it is embedded or memory"),
+        (
+            "$SKIFF server --datastore none",
+            2,
+            "it is embedded or memory",
+        ),
         ("$SKIFF server --disable none", 2, "there is no such part"),
         ("$SKIFF server --config /none", 2, "cannot read /none"),
         ("$SKIFF kubeconfig", 1, "start `skiff server` first"),
