@@ -350,12 +350,7 @@ fn score(pod: &PodView, candidates: &[Candidate<'_>], all_nodes: usize) -> Vec<i
 
     // Pods of one controller spread over nodes.
     if let Some(owner) = pod.metadata.controller() {
-        let mut alike = by(&|(_, place)| {
-            let same = |p: &&std::sync::Arc<PodView>| {
-                p.metadata.controller().is_some_and(|o| o.uid == owner.uid)
-            };
-            i64::try_from(place.pods.values().filter(same).count()).unwrap_or(i64::MAX)
-        });
+        let mut alike = by(&|(_, place)| place.owned_by(&owner.uid));
         normalize(&mut alike, true);
         add(2, alike);
     }

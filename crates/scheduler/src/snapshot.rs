@@ -16,6 +16,8 @@ pub struct Place {
     pub scored: (i64, i64),
     /// Pods with required anti-affinity: they keep others away.
     pub repelling: usize,
+    /// Pods by their controller's UID.
+    owners: BTreeMap<String, i64>,
 }
 
 fn repels(pod: &PodView) -> bool {
@@ -31,7 +33,21 @@ impl Place {
         }
         self.scored = (self.scored.0 + pod.scored.0, self.scored.1 + pod.scored.1);
         self.repelling += usize::from(repels(&pod));
+        if let Some(owner) = pod.metadata.controller() {
+            match self.owners.get_mut(&owner.uid) {
+                Some(n) => *n += 1,
+                None => {
+                    self.owners.insert(owner.uid.clone(), 1);
+                }
+            }
+        }
         self.pods.insert(key.clone(), pod);
+    }
+
+    /// How many Pods of a controller are here.
+    #[must_use]
+    pub fn owned_by(&self, uid: &str) -> i64 {
+        self.owners.get(uid).copied().unwrap_or(0)
     }
 
     fn take(&mut self, key: &Arc<str>) {
@@ -45,6 +61,14 @@ impl Place {
         }
         self.scored = (self.scored.0 - pod.scored.0, self.scored.1 - pod.scored.1);
         self.repelling -= usize::from(repels(&pod));
+        if let Some(owner) = pod.metadata.controller()
+            && let Some(n) = self.owners.get_mut(&owner.uid)
+        {
+            *n -= 1;
+            if *n == 0 {
+                self.owners.remove(&owner.uid);
+            }
+        }
     }
 }
 
