@@ -1,0 +1,450 @@
+//! The table `ip skiff`: few rules over sets and maps, and how it is brought from one state to the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use net::nft::{BaseChain, Batch, Element, Expr, Field, Hook, Register, Rule, Set, Type};
+use net::{Cidr, Result, conntrack};
+
+use crate::state::{Contribution, Elements, ServiceKey, SetName};
+
+/// The table's name, family `ip`.
+pub const TABLE: &str = "skiff";
+
+/// The bit of the packet's mark that asks for masquerading; upstream's.
+const MASQUERADE_BIT: u32 = 0x4000;
+/// How many clients' choices are remembered for each life time.
+const STICKY_CLIENTS: u32 = 65_536;
+
+const TO: [Field; 3] = [Field::Destination, Field::Protocol, Field::DestinationPort];
+const TO_NODE_PORT: [Field; 2] = [Field::Protocol, Field::DestinationPort];
+
+impl SetName {
+    fn text(self) -> String {
+        match self {
+            Self::Endpoints(n) => format!("endpoints_{n}"),
+            Self::NodePorts(n) => format!("nodeports_{n}"),
+            Self::StickyEndpoints(n, seconds) => format!("sticky_{n}_{seconds}"),
+            Self::StickyValid => "sticky_valid".into(),
+            Self::Rejects => "rejects".into(),
+            Self::NodePortRejects => "nodeport_rejects".into(),
+            Self::Drops => "drops".into(),
+            Self::NodePortDrops => "nodeport_drops".into(),
+            Self::Masquerade => "masquerade".into(),
+            Self::NodePortMasquerade => "nodeport_masquerade".into(),
+            Self::Hairpin => "hairpin".into(),
+        }
+    }
+
+    fn set(self) -> Set {
+        use Type::{Address, Mark, Port, Protocol};
+        let name = self.text();
+        match self {
+            Self::Endpoints(_) | Self::StickyEndpoints(..) => {
+                Set::map(name, &[Address, Protocol, Port, Mark], &[Address, Port])
+            }
+            Self::NodePorts(_) => Set::map(name, &[Protocol, Port, Mark], &[Address, Port]),
+            Self::StickyValid => Set::new(name, &[Address, Protocol, Port, Address, Port]),
+            Self::Rejects | Self::Drops | Self::Masquerade => {
+                Set::new(name, &[Address, Protocol, Port])
+            }
+            Self::NodePortRejects | Self::NodePortDrops | Self::NodePortMasquerade => {
+                Set::new(name, &[Protocol, Port])
+            }
+            Self::Hairpin => Set::new(name, &[Address, Address]),
+        }
+    }
+}
+
+/// The sets that are always there, since fixed rules use them.
+const FIXED: [SetName; 8] = [
+    SetName::StickyValid,
+    SetName::Rejects,
+    SetName::NodePortRejects,
+    SetName::Drops,
+    SetName::NodePortDrops,
+    SetName::Masquerade,
+    SetName::NodePortMasquerade,
+    SetName::Hairpin,
+];
+
+/// What the kernel has, as far as we know, and what each Service wants of it.
+pub struct Table {
+    cluster: Cidr,
+    services: Cidr,
+    wanted: BTreeMap<ServiceKey, Contribution>,
+    /// Every element with how many Services want it.
+    counts: Elements,
+    /// The maps (by count) that exist and have a rule.
+    made: BTreeSet<SetName>,
+    /// False at first, and after a refusal: the next transaction makes the table anew.
+    known: bool,
+}
+
+/// An element of ours that appears or goes.
+type Difference = BTreeMap<SetName, BTreeMap<Element, bool>>;
+
+impl Table {
+    /// Nothing is known of the kernel's table yet.
+    #[must_use]
+    pub fn new(cluster: Cidr, services: Cidr) -> Self {
+        Self {
+            cluster,
+            services,
+            wanted: BTreeMap::new(),
+            counts: Elements::new(),
+            made: BTreeSet::new(),
+            known: false,
+        }
+    }
+
+    /// Puts what these Services want in the place of what they wanted, in one transaction. Says whether there was one.
+    /// Blocks for what the kernel takes.
+    ///
+    /// # Errors
+    /// What the kernel refused: then the next call writes the whole table anew.
+    pub fn apply(&mut self, changes: Vec<(ServiceKey, Contribution)>) -> Result<bool> {
+        let mut difference = Difference::new();
+        let mut stale_udp = BTreeMap::new();
+        for (key, new) in changes {
+            let old = if new == Contribution::default() {
+                self.wanted.remove(&key)
+            } else {
+                self.wanted.insert(key, new.clone())
+            }
+            .unwrap_or_default();
+            for (at, before) in &old.udp {
+                let after = new.udp.get(at).cloned().unwrap_or_default();
+                if before.iter().any(|target| !after.contains(target)) {
+                    stale_udp.insert(*at, after);
+                }
+            }
+            for (at, after) in &new.udp {
+                if !old.udp.contains_key(at) {
+                    // Clients that asked before there was an endpoint.
+                    stale_udp.insert(*at, after.clone());
+                }
+            }
+            self.count(&old.elements, false, &mut difference);
+            self.count(&new.elements, true, &mut difference);
+        }
+        let mut batch = Batch::new();
+        let maps = if self.known {
+            self.change(&mut batch, &difference)
+        } else {
+            self.build(&mut batch)
+        };
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        match batch.commit() {
+            Ok(()) => {
+                self.made = maps;
+                self.known = true;
+            }
+            Err(error) => {
+                self.known = false;
+                return Err(error);
+            }
+        }
+        if !stale_udp.is_empty() {
+            forget_udp(&stale_udp)?;
+        }
+        Ok(true)
+    }
+
+    fn count(&mut self, elements: &Elements, more: bool, difference: &mut Difference) {
+        for (set, elements) in elements {
+            let counts = self.counts.entry(*set).or_default();
+            for element in elements.keys() {
+                let count = counts.entry(element.clone()).or_default();
+                let before = *count > 0;
+                *count = if more {
+                    *count + 1
+                } else {
+                    count.saturating_sub(1)
+                };
+                let after = *count > 0;
+                if !after {
+                    counts.remove(element);
+                }
+                if before == after {
+                    continue;
+                }
+                let changed = difference.entry(*set).or_default();
+                if changed.remove(element).is_none() {
+                    changed.insert(element.clone(), after);
+                }
+            }
+            if counts.is_empty() {
+                self.counts.remove(set);
+            }
+        }
+    }
+
+    /// The whole table.
+    fn build(&self, batch: &mut Batch) -> BTreeSet<SetName> {
+        batch.replace_table(TABLE);
+        for set in FIXED {
+            batch.add_set(TABLE, &set.set());
+        }
+        let maps = self.maps();
+        self.add_maps(batch, maps.iter());
+        for name in ["services", "nodeports"] {
+            batch.add_plain_chain(TABLE, name);
+        }
+        self.fixed_rules(batch);
+        rules_of_maps(batch, &maps, self.services, self.cluster);
+        for (set, elements) in &self.counts {
+            batch.add_elements(TABLE, &set.text(), elements.keys());
+        }
+        maps
+    }
+
+    /// The maps that there must be: those that hold something.
+    fn maps(&self) -> BTreeSet<SetName> {
+        self.counts
+            .keys()
+            .filter(|s| !FIXED.contains(s))
+            .copied()
+            .collect()
+    }
+
+    fn add_maps<'a>(&self, batch: &mut Batch, maps: impl Iterator<Item = &'a SetName>) {
+        for map in maps {
+            batch.add_set(TABLE, &map.set());
+            if let SetName::StickyEndpoints(_, seconds) = map {
+                batch.add_set(TABLE, &chosen(*seconds));
+            }
+        }
+    }
+
+    fn change(&self, batch: &mut Batch, difference: &Difference) -> BTreeSet<SetName> {
+        let needed = self.maps();
+        // Maps that have become empty stay: deleting and making them again costs more than they do. They go with the
+        // next rebuild.
+        let maps: BTreeSet<SetName> = self.made.union(&needed).copied().collect();
+        if maps != self.made {
+            self.add_maps(batch, needed.difference(&self.made));
+            batch.flush_chain(TABLE, "services");
+            batch.flush_chain(TABLE, "nodeports");
+            rules_of_maps(batch, &maps, self.services, self.cluster);
+        }
+        for appear in [false, true] {
+            for (set, elements) in difference {
+                let elements = elements
+                    .iter()
+                    .filter(|(_, appears)| **appears == appear)
+                    .map(|(element, _)| element);
+                if appear {
+                    batch.add_elements(TABLE, &set.text(), elements);
+                } else {
+                    batch.delete_elements(TABLE, &set.text(), elements);
+                }
+            }
+        }
+        maps
+    }
+
+    /// The rules that no Service changes.
+    fn fixed_rules(&self, batch: &mut Batch) {
+        batch.add_chain(TABLE, &BaseChain::nat("prerouting", Hook::Prerouting));
+        batch.add_chain(TABLE, &BaseChain::nat("output", Hook::Output));
+        batch.add_chain(TABLE, &BaseChain::nat("postrouting", Hook::Postrouting));
+        for chain in ["prerouting", "output"] {
+            let jump = Rule::new().push(Expr::Jump("services".into()));
+            batch.add_rule(TABLE, chain, &jump);
+        }
+        for rule in [
+            Rule::new()
+                .with(Expr::destination_changed())
+                .with(Expr::has_mark(MASQUERADE_BIT))
+                .with(Expr::remove_mark(MASQUERADE_BIT))
+                .push(Expr::Masquerade),
+            Rule::new()
+                .with(Expr::in_set(
+                    &SetName::Hairpin.text(),
+                    &[Field::Source, Field::Destination],
+                ))
+                .push(Expr::Masquerade),
+            // From 127.0.0.1 to an endpoint elsewhere.
+            Rule::new()
+                .with(Expr::destination_changed())
+                .with(Expr::source_in((Ipv4Addr::new(127, 0, 0, 0), 8)))
+                .with(Expr::destination_not_in((Ipv4Addr::new(127, 0, 0, 0), 8)))
+                .push(Expr::Masquerade),
+        ] {
+            batch.add_rule(TABLE, "postrouting", &rule);
+        }
+
+        // Before connection tracking: nobody else may reach the loopback, which route_localnet would allow.
+        batch.add_chain(
+            TABLE,
+            &BaseChain::filter("loopback", Hook::Prerouting, -300),
+        );
+        let protect = Rule::new()
+            .with(Expr::interface_is_not("lo"))
+            .with(Expr::destination_in((Ipv4Addr::new(127, 0, 0, 0), 8)))
+            .push(Expr::Drop);
+        batch.add_rule(TABLE, "loopback", &protect);
+
+        batch.add_plain_chain(TABLE, "refuse");
+        for (name, hook) in [
+            ("forward", Hook::Forward),
+            ("input", Hook::Input),
+            ("refuse_own", Hook::Output),
+        ] {
+            batch.add_chain(TABLE, &BaseChain::filter(name, hook, -110));
+            let jump = Rule::new()
+                .with(Expr::new_connection())
+                .push(Expr::Jump("refuse".into()));
+            batch.add_rule(TABLE, name, &jump);
+        }
+        for (set, fields, node_port) in [
+            (SetName::Drops, &TO[..], false),
+            (SetName::NodePortDrops, &TO_NODE_PORT[..], true),
+        ] {
+            let rule = local_if(node_port).with(Expr::in_set(&set.text(), fields));
+            batch.add_rule(TABLE, "refuse", &rule.push(Expr::Drop));
+        }
+        for (set, fields, node_port) in [
+            (SetName::Rejects, &TO[..], false),
+            (SetName::NodePortRejects, &TO_NODE_PORT[..], true),
+        ] {
+            let rule = local_if(node_port).with(Expr::in_set(&set.text(), fields));
+            let tcp = rule.clone().with(Expr::protocol(6)).push(Expr::Reset);
+            batch.add_rule(TABLE, "refuse", &tcp);
+            batch.add_rule(TABLE, "refuse", &rule.push(Expr::Unreachable));
+        }
+    }
+}
+
+fn local_if(node_port: bool) -> Rule {
+    if node_port {
+        Rule::new().with(Expr::destination_local())
+    } else {
+        Rule::new()
+    }
+}
+
+/// Remembers which endpoint a client has: client . address . protocol . port → endpoint.
+fn chosen(seconds: u32) -> Set {
+    use Type::{Address, Port, Protocol};
+    Set {
+        dynamic: Some(u64::from(seconds) * 1000),
+        size: STICKY_CLIENTS,
+        ..Set::map(
+            format!("sticky_clients_{seconds}"),
+            &[Address, Address, Protocol, Port],
+            &[Address, Port],
+        )
+    }
+}
+
+/// The rules that pick endpoints: one for each map.
+fn rules_of_maps(batch: &mut Batch, maps: &BTreeSet<SetName>, services: Cidr, cluster: Cidr) {
+    // Answers must come back through this node: external addresses, and Service addresses from outside of the cluster's
+    // Pods (from this node itself too, since its Pods may see it under another address).
+    let external = Rule::new()
+        .with(Expr::in_set(&SetName::Masquerade.text(), &TO))
+        .with(Expr::add_mark(MASQUERADE_BIT));
+    batch.add_rule(TABLE, "services", &external);
+    let from_outside = Rule::new()
+        .with(Expr::destination_in(services))
+        .with(Expr::source_not_in(cluster))
+        .with(Expr::add_mark(MASQUERADE_BIT));
+    batch.add_rule(TABLE, "services", &from_outside);
+
+    let sticky_times: BTreeSet<u32> = maps
+        .iter()
+        .filter_map(|m| match m {
+            SetName::StickyEndpoints(_, seconds) => Some(*seconds),
+            _ => None,
+        })
+        .collect();
+    let client = [
+        Field::Source,
+        Field::Destination,
+        Field::Protocol,
+        Field::DestinationPort,
+    ];
+    for seconds in sticky_times {
+        // Client, address, protocol, port in 0 to 3; the remembered endpoint goes to 4 and 5 behind them, so that 1 to 5
+        // are the key that tells whether it still is one.
+        let known = chosen(seconds).name;
+        let rule = Rule::new()
+            .with(Expr::load(0, &client))
+            .push(Expr::Lookup(known.clone(), Register(0), Some(Register(4))))
+            .push(Expr::Lookup(SetName::StickyValid.text(), Register(1), None))
+            .push(Expr::Update(
+                known,
+                Register(0),
+                Register(4),
+                u64::from(seconds) * 1000,
+            ))
+            .push(Expr::Dnat(Register(4), Register(5)));
+        batch.add_rule(TABLE, "services", &rule);
+    }
+    for map in maps {
+        match map {
+            SetName::Endpoints(count) => {
+                let rule = Rule::new()
+                    .with(Expr::load(0, &TO))
+                    .push(Expr::Random(Register(3), *count))
+                    .push(Expr::Lookup(map.text(), Register(0), Some(Register(0))))
+                    .push(Expr::Dnat(Register(0), Register(1)));
+                batch.add_rule(TABLE, "services", &rule);
+            }
+            SetName::StickyEndpoints(count, seconds) => {
+                let rule = Rule::new()
+                    .with(Expr::load(0, &client))
+                    .push(Expr::Random(Register(4), *count))
+                    .push(Expr::Lookup(map.text(), Register(1), Some(Register(6))))
+                    .push(Expr::Update(
+                        chosen(*seconds).name,
+                        Register(0),
+                        Register(6),
+                        u64::from(*seconds) * 1000,
+                    ))
+                    .push(Expr::Dnat(Register(6), Register(7)));
+                batch.add_rule(TABLE, "services", &rule);
+            }
+            SetName::NodePorts(count) => {
+                let rule = Rule::new()
+                    .with(Expr::load(0, &TO_NODE_PORT))
+                    .push(Expr::Random(Register(2), *count))
+                    .push(Expr::Lookup(map.text(), Register(0), Some(Register(0))))
+                    .push(Expr::Dnat(Register(0), Register(1)));
+                batch.add_rule(TABLE, "nodeports", &rule);
+            }
+            _ => {}
+        }
+    }
+    let to_node_ports = Rule::new()
+        .with(Expr::destination_local())
+        .with(Expr::in_set(
+            &SetName::NodePortMasquerade.text(),
+            &TO_NODE_PORT,
+        ))
+        .with(Expr::add_mark(MASQUERADE_BIT));
+    batch.add_rule(TABLE, "services", &to_node_ports);
+    let node_ports = Rule::new()
+        .with(Expr::destination_local())
+        .push(Expr::Jump("nodeports".into()));
+    batch.add_rule(TABLE, "services", &node_ports);
+}
+
+/// Ends the kernel's memory of UDP clients whose endpoint is none any more.
+fn forget_udp(stale: &BTreeMap<(Ipv4Addr, u16), Vec<(Ipv4Addr, u16)>>) -> Result<()> {
+    let deleted = conntrack::delete_udp(|flow| {
+        let node_port = (Ipv4Addr::UNSPECIFIED, flow.destination.1);
+        stale
+            .get(&flow.destination)
+            .or_else(|| stale.get(&node_port))
+            .is_some_and(|targets| !targets.contains(&flow.answered_by))
+    })?;
+    if deleted > 0 {
+        tracing::debug!(deleted, "UDP connections to former endpoints forgotten");
+    }
+    Ok(())
+}
