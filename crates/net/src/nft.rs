@@ -5,7 +5,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::netlink::{Messages, Refusal, Socket};
+use crate::netlink::{Messages, Refusal, Socket, attribute, attributes};
 use crate::{Cidr, Error, Result};
 
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
@@ -123,6 +123,11 @@ impl Words {
         let [high, low] = port.to_be_bytes();
         self.0.extend_from_slice(&[high, low, 0, 0]);
         self
+    }
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
     /// Adds a number in the machine's byte order.
     #[must_use]
@@ -755,6 +760,35 @@ impl Batch {
     fn refusals(&self) -> Result<Vec<Refusal>> {
         Socket::netfilter()?.run_transaction(&self.messages)
     }
+}
+
+/// All elements of a set or map, of which rules may have added some.
+///
+/// # Errors
+/// As the kernel says, among others that there is no such set (`ENOENT`).
+pub fn elements(table: &str, set: &str) -> Result<Vec<Element>> {
+    let mut messages = Messages::new();
+    let kind = SUBSYSTEM | libc::NFT_MSG_GETSETELEM as u16;
+    let dump = libc::NLM_F_DUMP as u16;
+    messages.message("list the elements", kind, dump, &generic(0), |m| {
+        m.text(1, table);
+        m.text(2, set);
+    });
+    let mut found = Vec::new();
+    Socket::netfilter()?.query(&messages, |_, body| {
+        let list = body.get(4..).and_then(|a| attribute(a, 3)).unwrap_or(&[]);
+        for (_, element) in attributes(list) {
+            let value = |kind| {
+                let bytes = attribute(element, kind).and_then(|v| attribute(v, 1));
+                Words(bytes.unwrap_or(&[]).to_vec())
+            };
+            found.push(Element {
+                key: value(1),
+                data: value(2),
+            });
+        }
+    })?;
+    Ok(found)
 }
 
 /// Whether this kernel has nf_tables and lets us use it.

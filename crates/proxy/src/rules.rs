@@ -25,7 +25,6 @@ impl SetName {
             Self::Endpoints(n) => format!("endpoints_{n}"),
             Self::NodePorts(n) => format!("nodeports_{n}"),
             Self::StickyEndpoints(n, seconds) => format!("sticky_{n}_{seconds}"),
-            Self::StickyValid => "sticky_valid".into(),
             Self::Rejects => "rejects".into(),
             Self::NodePortRejects => "nodeport_rejects".into(),
             Self::Drops => "drops".into(),
@@ -44,7 +43,6 @@ impl SetName {
                 Set::map(name, &[Address, Protocol, Port, Mark], &[Address, Port])
             }
             Self::NodePorts(_) => Set::map(name, &[Protocol, Port, Mark], &[Address, Port]),
-            Self::StickyValid => Set::new(name, &[Address, Protocol, Port, Address, Port]),
             Self::Rejects | Self::Drops | Self::Masquerade => {
                 Set::new(name, &[Address, Protocol, Port])
             }
@@ -57,8 +55,7 @@ impl SetName {
 }
 
 /// The sets that are always there, since fixed rules use them.
-const FIXED: [SetName; 8] = [
-    SetName::StickyValid,
+const FIXED: [SetName; 7] = [
     SetName::Rejects,
     SetName::NodePortRejects,
     SetName::Drops,
@@ -106,6 +103,7 @@ impl Table {
     pub fn apply(&mut self, changes: Vec<(ServiceKey, Contribution)>) -> Result<bool> {
         let mut difference = Difference::new();
         let mut stale_udp = BTreeMap::new();
+        let mut stale_clients = BTreeMap::new();
         for (key, new) in changes {
             let old = if new == Contribution::default() {
                 self.wanted.remove(&key)
@@ -125,6 +123,7 @@ impl Table {
                     stale_udp.insert(*at, after.clone());
                 }
             }
+            sticky_changed(&old.elements, &new.elements, &mut stale_clients);
             self.count(&old.elements, false, &mut difference);
             self.count(&new.elements, true, &mut difference);
         }
@@ -147,6 +146,7 @@ impl Table {
                 return Err(error);
             }
         }
+        forget_clients(&stale_clients)?;
         if !stale_udp.is_empty() {
             forget_udp(&stale_udp)?;
         }
@@ -369,13 +369,10 @@ fn rules_of_maps(batch: &mut Batch, maps: &BTreeSet<SetName>, services: Cidr, cl
         Field::DestinationPort,
     ];
     for seconds in sticky_times {
-        // Client, address, protocol, port in 0 to 3; the remembered endpoint goes to 4 and 5 behind them, so that 1 to 5
-        // are the key that tells whether it still is one.
         let known = chosen(seconds).name;
         let rule = Rule::new()
             .with(Expr::load(0, &client))
             .push(Expr::Lookup(known.clone(), Register(0), Some(Register(4))))
-            .push(Expr::Lookup(SetName::StickyValid.text(), Register(1), None))
             .push(Expr::Update(
                 known,
                 Register(0),
@@ -445,6 +442,77 @@ fn forget_udp(stale: &BTreeMap<(Ipv4Addr, u16), Vec<(Ipv4Addr, u16)>>) -> Result
     })?;
     if deleted > 0 {
         tracing::debug!(deleted, "UDP connections to former endpoints forgotten");
+    }
+    Ok(())
+}
+
+/// For each life time, address . protocol . port with the endpoints that clients may keep.
+type StaleClients = BTreeMap<u32, BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>>;
+
+fn sticky_changed(old: &Elements, new: &Elements, stale: &mut StaleClients) {
+    let of = |elements: &Elements| {
+        let mut all = StaleClients::new();
+        for (set, elements) in elements {
+            if let SetName::StickyEndpoints(_, seconds) = set {
+                let all = all.entry(*seconds).or_default();
+                for element in elements.keys() {
+                    // The key ends with the endpoint's number.
+                    let at = element.key.as_bytes().get(..12).unwrap_or(&[]).to_vec();
+                    let endpoint = element.data.as_bytes().to_vec();
+                    all.entry(at).or_default().insert(endpoint);
+                }
+            }
+        }
+        all
+    };
+    let (old, new) = (of(old), of(new));
+    for (seconds, at) in old {
+        for (at, before) in at {
+            let after = new.get(&seconds).and_then(|all| all.get(&at));
+            let after = after.cloned().unwrap_or_default();
+            if !before.is_subset(&after) {
+                stale.entry(seconds).or_default().insert(at, after);
+            }
+        }
+    }
+}
+
+/// Ends clients' choices of endpoints that are gone.
+fn forget_clients(stale: &StaleClients) -> Result<()> {
+    for (seconds, stale) in stale {
+        let set = chosen(*seconds).name;
+        // An element may end by itself between reading and deleting; the transaction is refused then.
+        for attempt in 0.. {
+            let gone: Vec<Element> = net::nft::elements(TABLE, &set)?
+                .into_iter()
+                .filter(|element| {
+                    let at = element.key.as_bytes().get(4..).unwrap_or(&[]);
+                    stale
+                        .get(at)
+                        .is_some_and(|valid| !valid.contains(element.data.as_bytes()))
+                })
+                .collect();
+            if gone.is_empty() {
+                break;
+            }
+            let mut batch = Batch::new();
+            // The key alone names an element.
+            let keys: Vec<Element> = gone
+                .into_iter()
+                .map(|element| Element {
+                    key: element.key,
+                    data: net::nft::Words::new(),
+                })
+                .collect();
+            batch.delete_elements(TABLE, &set, &keys);
+            match batch.commit() {
+                Err(error) if attempt < 5 && error.errno() == Some(2) => {}
+                result => {
+                    result?;
+                    break;
+                }
+            }
+        }
     }
     Ok(())
 }

@@ -20,8 +20,6 @@ pub enum SetName {
     NodePorts(u32),
     /// As [`Self::Endpoints`], for Services whose clients stay with an endpoint for so many seconds.
     StickyEndpoints(u32, u32),
-    /// address . protocol . port . endpoint: which remembered choices still hold.
-    StickyValid,
     /// address . protocol . port without an endpoint: refused.
     Rejects,
     /// protocol . node port without an endpoint: refused.
@@ -202,10 +200,6 @@ pub fn desired<'a>(
                     None => SetName::Endpoints(count),
                 };
                 wanted.add(set, at().mark(number), data);
-                if sticky.is_some() {
-                    let valid = at().address(target.address).port(target.port);
-                    wanted.add(SetName::StickyValid, valid, Words::new());
-                }
             }
             if protocol == 17 {
                 wanted.udp.insert((address, port.port), ends(targets));
