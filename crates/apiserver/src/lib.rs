@@ -132,6 +132,13 @@ impl Core {
             .get_or_init(|| api::openapi::OpenApi::new(served))
     }
 
+    /// Tells who keeps something of the stored objects in another form that one of them changed.
+    fn written(&self, kind: &Kind) {
+        if kind.group == "rbac.authorization.k8s.io" {
+            self.authorizer.rbac.changed();
+        }
+    }
+
     /// How long an object of this kind lives.
     fn expiry(&self, kind: &Kind) -> Option<Duration> {
         (kind.plural == "events").then_some(EVENT_LIFE)

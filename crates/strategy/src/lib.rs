@@ -203,7 +203,8 @@ pub fn default(kind: &Kind, object: &mut Value) {
 pub fn prepare_create(kind: &Kind, object: &mut Value) {
     let strategy = base(kind);
     let Value::Object(map) = object else { return };
-    if has_status(kind) {
+    // A kubelet registers its Node together with what it is.
+    if has_status(kind) && (kind.group, kind.plural) != ("", "nodes") {
         map.insert("status".into(), Value::Object(Map::new()));
     }
     if let Some(Value::Object(metadata)) = map.get_mut("metadata") {

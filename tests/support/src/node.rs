@@ -47,7 +47,8 @@ mount -t tmpfs tmpfs /run
 mkdir -p $DIR/var-lib $DIR/var-log $DIR/etc
 hostname $NAME
 ip link set lo up
-ip link add up0 type dummy
+ip link add up0 type veth peer name up1
+ip link set up1 up
 ip addr add 192.0.2.77/24 dev up0
 ip link set up0 up
 ip route add default dev up0
@@ -182,6 +183,7 @@ impl Node {
             .env("KUBECONFIG", self.dir.join("data/kubeconfig"))
             .env("SKIFF", skiff())
             .env("SKIFF_DATA_DIR", self.dir.join("data"))
+            .env("KUBECACHEDIR", self.dir.join("kube-cache"))
             .stdin(Stdio::null());
         command
     }

@@ -227,6 +227,12 @@ impl Rbac {
         }))
     }
 
+    /// What was just written counts from the next request on, without waiting for the watch (which brings what other
+    /// servers write).
+    pub fn changed(&self) {
+        self.stale.store(true, Ordering::Release);
+    }
+
     async fn state(&self) -> Arc<State> {
         if self.stale.load(Ordering::Acquire) {
             let _one = self.rebuilding.lock().await;

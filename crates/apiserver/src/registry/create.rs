@@ -125,6 +125,7 @@ impl Core {
         match self.store.txn(txn).await.map_err(store_status)? {
             Outcome::Committed { mut entries, .. } => {
                 claim.keep();
+                self.written(kind);
                 let entry = entries.pop().flatten();
                 entry
                     .map(Written::Stored)

@@ -117,6 +117,7 @@ impl Core {
         match self.store.txn(txn).await.map_err(store_status)? {
             Outcome::Committed { mut entries, .. } => {
                 claim.keep();
+                self.written(kind);
                 Ok(entries.pop().flatten().map(Written::Stored))
             }
             Outcome::Conflict { .. } => Ok(None),
@@ -138,6 +139,7 @@ impl Core {
         match self.store.txn(txn).await.map_err(store_status)? {
             Outcome::Committed { mut entries, .. } => {
                 let entry = entries.pop().flatten();
+                self.written(kind);
                 if let Some(entry) = &entry {
                     self.allocator.release(kind, &codec::decode(entry)?);
                 }

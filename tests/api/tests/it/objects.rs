@@ -222,6 +222,15 @@ async fn the_status_is_split_from_the_spec() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_is_created_with_its_status_and_tainted_until_it_is_ready() {
+    let server = Server::start().await;
+    let node = json!({"metadata": {"name": "n"}, "status": {"capacity": {"cpu": "4"}}});
+    let node = server.send("POST", "/api/v1/nodes", &node).await.ok();
+    assert_eq!(node["status"]["capacity"]["cpu"], "4");
+    assert_eq!(node["spec"]["taints"], json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn lists_are_selected_and_paged_at_one_revision() {
     let server = Server::start().await;
     server.namespace("demo").await;
