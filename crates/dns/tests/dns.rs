@@ -1,4 +1,5 @@
 //! Real questions over UDP and TCP, in a network namespace of their own, to a server fed by a fixed API.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};

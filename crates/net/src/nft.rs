@@ -5,7 +5,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::netlink::{Messages, Refusal, Socket, attribute, attributes};
+use crate::netlink::{Messages, Socket, attribute, attributes};
 use crate::{Cidr, Error, Result};
 
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
@@ -218,6 +218,9 @@ pub enum Field {
     DestinationPort,
 }
 
+/// Writes the attributes of an expression.
+type Body<'a> = Box<dyn FnOnce(&mut Messages) + 'a>;
+
 /// A step of a rule. A step that does not match ends the rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expr {
@@ -394,7 +397,7 @@ impl Expr {
     }
 
     fn encode(&self, m: &mut Messages) {
-        let (name, body): (&str, Box<dyn FnOnce(&mut Messages) + '_>) = match self {
+        let (name, body): (&str, Body<'_>) = match self {
             Self::Load(field, to) => {
                 let (base, offset, length) = match field {
                     Field::Source => (1, 12, 4),
@@ -747,18 +750,23 @@ impl Batch {
     ///
     /// # Errors
     /// The first message that the kernel refused; then nothing has changed.
-    pub fn commit(mut self) -> Result<()> {
+    pub fn commit(self) -> Result<()> {
+        self.commit_on(&Socket::netfilter()?)
+    }
+
+    /// As [`Self::commit`], in the namespace of a [`Socket::netfilter`] that stays open. That matters for what deletes:
+    /// when a socket is closed, the kernel waits (some 12 ms) until what was deleted is really gone.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn commit_on(mut self, socket: &Socket) -> Result<()> {
         let fixed = generic(libc::NFNL_SUBSYS_NFTABLES as u16);
         self.messages
             .message("end the transaction", BATCH_END, 0, &fixed, |_| {});
-        match self.refusals()?.into_iter().next() {
+        match socket.run_transaction(&self.messages)?.into_iter().next() {
             None => Ok(()),
             Some(refusal) => Err(refusal.into_error("of nf_tables")),
         }
-    }
-
-    fn refusals(&self) -> Result<Vec<Refusal>> {
-        Socket::netfilter()?.run_transaction(&self.messages)
     }
 }
 

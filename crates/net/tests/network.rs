@@ -1,4 +1,5 @@
 //! In network namespaces of their own: nothing here sees or touches the machine's network.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};

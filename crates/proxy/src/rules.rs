@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use net::netlink::Socket;
 use net::nft::{BaseChain, Batch, Element, Expr, Field, Hook, Register, Rule, Set, Type};
 use net::{Cidr, Result, conntrack};
 
@@ -76,6 +77,8 @@ pub struct Table {
     made: BTreeSet<SetName>,
     /// False at first, and after a refusal: the next transaction makes the table anew.
     known: bool,
+    /// Stays open, see [`Batch::commit_on`].
+    socket: Option<Socket>,
 }
 
 /// An element of ours that appears or goes.
@@ -92,6 +95,7 @@ impl Table {
             counts: Elements::new(),
             made: BTreeSet::new(),
             known: false,
+            socket: None,
         }
     }
 
@@ -136,13 +140,19 @@ impl Table {
         if batch.is_empty() {
             return Ok(false);
         }
-        match batch.commit() {
+        let socket = match &mut self.socket {
+            Some(socket) => socket,
+            none => none.insert(Socket::netfilter()?),
+        };
+        match batch.commit_on(socket) {
             Ok(()) => {
                 self.made = maps;
                 self.known = true;
             }
             Err(error) => {
                 self.known = false;
+                // Answers that were not read must not be taken for those of the next transaction.
+                self.socket = None;
                 return Err(error);
             }
         }

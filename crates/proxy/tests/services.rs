@@ -1,4 +1,5 @@
 //! Services between real network namespaces; nothing here sees or touches the machine's network.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -199,6 +200,63 @@ fn services_reach_their_endpoints() {
         }
         assert!(ask("192.0.2.2:30080").is_err());
         assert!(!shell("nft list table ip skiff").contains("elements"));
+    });
+}
+
+fn serve_udp(text: &'static str) {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:5353").unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 100];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            socket.send_to(text.as_bytes(), from).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_udp_client_that_keeps_its_port_follows_the_endpoints() {
+    on_a_node(|| async {
+        let state = tempfile::tempdir().unwrap();
+        let network = PodNetwork::open(pod::Options {
+            state_dir: state.path().to_owned(),
+            cluster_cidr: None,
+            world: World::real(),
+        })
+        .unwrap();
+        network.set_pod_cidr((Ipv4Addr::new(10, 42, 0, 0), 24));
+        let (a, b, client) = (
+            Fresh::new().unwrap(),
+            Fresh::new().unwrap(),
+            Fresh::new().unwrap(),
+        );
+        let ip_a = network.add("a", a.path()).await.unwrap();
+        let ip_b = network.add("b", b.path()).await.unwrap();
+        network.add("client", client.path()).await.unwrap();
+        a.run(|| serve_udp("a")).unwrap();
+        b.run(|| serve_udp("b")).unwrap();
+        let mut table = Table::new(
+            (Ipv4Addr::new(10, 42, 0, 0), 16),
+            (Ipv4Addr::new(10, 43, 0, 0), 16),
+        );
+        let echo = service(
+            "echo",
+            json!({"clusterIP": "10.43.0.9", "ports": [{"protocol": "UDP", "port": 53}]}),
+        );
+        let socket = client
+            .run(|| std::net::UdpSocket::bind("0.0.0.0:4000").unwrap())
+            .unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(3)))
+            .unwrap();
+        for (ip, expected) in [(ip_a, "a"), (ip_b, "b"), (ip_a, "a")] {
+            let mut endpoints = slice("echo", &[ip], 5353);
+            endpoints.ports[0].protocol = Some("UDP".into());
+            apply(&mut table, &echo, &[endpoints]);
+            socket.send_to(b"?", "10.43.0.9:53").unwrap();
+            let mut buffer = [0; 10];
+            let (length, _) = socket.recv_from(&mut buffer).unwrap();
+            assert_eq!(std::str::from_utf8(&buffer[..length]).unwrap(), expected);
+        }
     });
 }
 
