@@ -216,6 +216,10 @@ pub enum Field {
     Destination,
     Protocol,
     DestinationPort,
+    /// Of the connection's first packet, before any translation.
+    OriginalSource,
+    OriginalDestination,
+    OriginalDestinationPort,
 }
 
 /// Writes the attributes of an expression.
@@ -398,12 +402,21 @@ impl Expr {
 
     fn encode(&self, m: &mut Messages) {
         let (name, body): (&str, Body<'_>) = match self {
+            Self::Load(Field::OriginalSource, to) => {
+                ("ct", Box::new(move |m| load_original(m, *to, 19)))
+            }
+            Self::Load(Field::OriginalDestination, to) => {
+                ("ct", Box::new(move |m| load_original(m, *to, 20)))
+            }
+            Self::Load(Field::OriginalDestinationPort, to) => {
+                ("ct", Box::new(move |m| load_original(m, *to, 12)))
+            }
             Self::Load(field, to) => {
                 let (base, offset, length) = match field {
                     Field::Source => (1, 12, 4),
-                    Field::Destination => (1, 16, 4),
                     Field::Protocol => (1, 9, 1),
                     Field::DestinationPort => (2, 2, 2),
+                    _ => (1, 16, 4),
                 };
                 let body = move |m: &mut Messages| {
                     m.be32(1, to.number());
@@ -506,6 +519,11 @@ impl Expr {
 fn load_key(m: &mut Messages, to: Register, key: u32) {
     m.be32(1, to.number());
     m.be32(2, key);
+}
+
+fn load_original(m: &mut Messages, to: Register, key: u32) {
+    load_key(m, to, key);
+    m.bytes(3, &[0]); // IP_CT_DIR_ORIGINAL
 }
 
 fn compare(m: &mut Messages, register: Register, operation: u32, value: &[u8]) {

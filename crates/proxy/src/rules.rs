@@ -18,6 +18,11 @@ const MASQUERADE_BIT: u32 = 0x4000;
 const STICKY_CLIENTS: u32 = 65_536;
 
 const TO: [Field; 3] = [Field::Destination, Field::Protocol, Field::DestinationPort];
+const ORIGINALLY_TO: [Field; 3] = [
+    Field::OriginalDestination,
+    Field::Protocol,
+    Field::OriginalDestinationPort,
+];
 const TO_NODE_PORT: [Field; 2] = [Field::Protocol, Field::DestinationPort];
 
 impl SetName {
@@ -26,6 +31,7 @@ impl SetName {
             Self::Endpoints(n) => format!("endpoints_{n}"),
             Self::NodePorts(n) => format!("nodeports_{n}"),
             Self::StickyEndpoints(n, seconds) => format!("sticky_{n}_{seconds}"),
+            Self::StickyServices(seconds) => format!("sticky_services_{seconds}"),
             Self::Rejects => "rejects".into(),
             Self::NodePortRejects => "nodeport_rejects".into(),
             Self::Drops => "drops".into(),
@@ -44,7 +50,7 @@ impl SetName {
                 Set::map(name, &[Address, Protocol, Port, Mark], &[Address, Port])
             }
             Self::NodePorts(_) => Set::map(name, &[Protocol, Port, Mark], &[Address, Port]),
-            Self::Rejects | Self::Drops | Self::Masquerade => {
+            Self::StickyServices(_) | Self::Rejects | Self::Drops | Self::Masquerade => {
                 Set::new(name, &[Address, Protocol, Port])
             }
             Self::NodePortRejects | Self::NodePortDrops | Self::NodePortMasquerade => {
@@ -200,7 +206,7 @@ impl Table {
         }
         let maps = self.maps();
         self.add_maps(batch, maps.iter());
-        for name in ["services", "nodeports"] {
+        for name in ["services", "nodeports", "remember"] {
             batch.add_plain_chain(TABLE, name);
         }
         self.fixed_rules(batch);
@@ -223,7 +229,7 @@ impl Table {
     fn add_maps<'a>(&self, batch: &mut Batch, maps: impl Iterator<Item = &'a SetName>) {
         for map in maps {
             batch.add_set(TABLE, &map.set());
-            if let SetName::StickyEndpoints(_, seconds) = map {
+            if let SetName::StickyServices(seconds) = map {
                 batch.add_set(TABLE, &chosen(*seconds));
             }
         }
@@ -238,6 +244,7 @@ impl Table {
             self.add_maps(batch, needed.difference(&self.made));
             batch.flush_chain(TABLE, "services");
             batch.flush_chain(TABLE, "nodeports");
+            batch.flush_chain(TABLE, "remember");
             rules_of_maps(batch, &maps, self.services, self.cluster);
         }
         for appear in [false, true] {
@@ -263,6 +270,14 @@ impl Table {
         batch.add_chain(TABLE, &BaseChain::nat("postrouting", Hook::Postrouting));
         for chain in ["prerouting", "output"] {
             let jump = Rule::new().push(Expr::Jump("services".into()));
+            batch.add_rule(TABLE, chain, &jump);
+        }
+        // Where the packet already has its endpoint's address, and not yet another source.
+        batch.add_chain(TABLE, &BaseChain::nat("arrived", Hook::Input));
+        for chain in ["postrouting", "arrived"] {
+            let jump = Rule::new()
+                .with(Expr::destination_changed())
+                .push(Expr::Jump("remember".into()));
             batch.add_rule(TABLE, chain, &jump);
         }
         for rule in [
@@ -382,38 +397,32 @@ fn rules_of_maps(batch: &mut Batch, maps: &BTreeSet<SetName>, services: Cidr, cl
         let known = chosen(seconds).name;
         let rule = Rule::new()
             .with(Expr::load(0, &client))
-            .push(Expr::Lookup(known.clone(), Register(0), Some(Register(4))))
+            .push(Expr::Lookup(known.clone(), Register(0), Some(Register(0))))
+            .push(Expr::Dnat(Register(0), Register(1)));
+        batch.add_rule(TABLE, "services", &rule);
+        let services = SetName::StickyServices(seconds).text();
+        let endpoint = [Field::Destination, Field::DestinationPort];
+        let rule = Rule::new()
+            .with(Expr::in_set(&services, &ORIGINALLY_TO))
+            .push(Expr::Load(Field::OriginalSource, Register(0)))
+            .with(Expr::load(1, &ORIGINALLY_TO))
+            .with(Expr::load(4, &endpoint))
             .push(Expr::Update(
                 known,
                 Register(0),
                 Register(4),
                 u64::from(seconds) * 1000,
-            ))
-            .push(Expr::Dnat(Register(4), Register(5)));
-        batch.add_rule(TABLE, "services", &rule);
+            ));
+        batch.add_rule(TABLE, "remember", &rule);
     }
     for map in maps {
         match map {
-            SetName::Endpoints(count) => {
+            SetName::Endpoints(count) | SetName::StickyEndpoints(count, _) => {
                 let rule = Rule::new()
                     .with(Expr::load(0, &TO))
                     .push(Expr::Random(Register(3), *count))
                     .push(Expr::Lookup(map.text(), Register(0), Some(Register(0))))
                     .push(Expr::Dnat(Register(0), Register(1)));
-                batch.add_rule(TABLE, "services", &rule);
-            }
-            SetName::StickyEndpoints(count, seconds) => {
-                let rule = Rule::new()
-                    .with(Expr::load(0, &client))
-                    .push(Expr::Random(Register(4), *count))
-                    .push(Expr::Lookup(map.text(), Register(1), Some(Register(6))))
-                    .push(Expr::Update(
-                        chosen(*seconds).name,
-                        Register(0),
-                        Register(6),
-                        u64::from(*seconds) * 1000,
-                    ))
-                    .push(Expr::Dnat(Register(6), Register(7)));
                 batch.add_rule(TABLE, "services", &rule);
             }
             SetName::NodePorts(count) => {

@@ -20,6 +20,8 @@ pub enum SetName {
     NodePorts(u32),
     /// As [`Self::Endpoints`], for Services whose clients stay with an endpoint for so many seconds.
     StickyEndpoints(u32, u32),
+    /// address . protocol . port whose clients' choices are remembered for so many seconds.
+    StickyServices(u32),
     /// address . protocol . port without an endpoint: refused.
     Rejects,
     /// protocol . node port without an endpoint: refused.
@@ -191,6 +193,9 @@ pub fn desired<'a>(
             }
             if external && !local_only {
                 wanted.add(SetName::Masquerade, at(), Words::new());
+            }
+            if let Some(seconds) = sticky {
+                wanted.add(SetName::StickyServices(seconds), at(), Words::new());
             }
             let count = u32::try_from(targets.len()).unwrap_or(u32::MAX);
             for (number, target) in (0..).zip(targets) {

@@ -190,7 +190,9 @@ fn services_reach_their_endpoints() {
             first,
             "a choice ends with its endpoint"
         );
-        println!("{}", shell("nft list table ip skiff"));
+        let shown = shell("nft list table ip skiff");
+        println!("{shown}");
+        assert!(shown.contains("map @sticky_clients_10800"), "{shown}");
 
         // Gone.
         for gone in [&web, &sticky, &api] {
@@ -199,7 +201,8 @@ fn services_reach_their_endpoints() {
                 .unwrap();
         }
         assert!(ask("192.0.2.2:30080").is_err());
-        assert!(!shell("nft list table ip skiff").contains("elements"));
+        let shown = shell("nft list table ip skiff");
+        assert!(!shown.contains("elements"), "{shown}");
     });
 }
 
