@@ -1,7 +1,10 @@
 //! HTTP as every component serves and uses it: bodies, TLS listeners, connection draining, upgrades.
 
 pub mod body;
+pub mod portforward;
+pub mod remotecommand;
 pub mod server;
+pub mod spdy;
 pub mod tls;
 pub mod upgrade;
 
