@@ -13,8 +13,10 @@ use world::Shutdown;
 
 use crate::{Body, Error};
 
-/// How long a TLS handshake may take, and how long a client may take to send its request's head.
+/// How long a TLS handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an HTTP/1 connection may be idle, or take to send a request's head.
+const IDLE: Duration = Duration::from_secs(120);
 /// How long requests under way get to finish after a stop; watches and streams are cut at its end.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Connections one listener keeps at most; more wait in the kernel's queue.
@@ -143,7 +145,7 @@ async fn connection(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(IDLE)
         .max_buf_size(64 * 1024);
     builder
         .http2()
