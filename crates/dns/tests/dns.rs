@@ -162,7 +162,7 @@ fn questions_are_answered_as_the_specification_says() {
                 .response_code
                 == ResponseCode::ServFail
             {
-                runtime.block_on(tokio::time::sleep(Duration::from_millis(5)));
+                runtime.block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
             }
             check();
         })
