@@ -1,0 +1,455 @@
+//! Decides what brings a Pod's containers in line with its spec. Pure: the worker observes, asks here, and carries out.
+//!
+//! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>. The life of a Pod on its node:
+//!
+//! ```text
+//!   Starting ──► Running ──► Finished ──┐ (stays, for its logs and status, until it is deleted)
+//!      │            │                   ▼
+//!      └────────────┴──────────► Terminating ──► Removing ──► Gone
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use runtime::{ContainerId, ContainerState, ContainerStatus, SandboxId, SandboxState, SandboxStatus};
+
+use crate::spec::{Container, Pod, Role};
+
+/// Where a Pod is in its life on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// Volumes, sandbox or init containers are under way. Leaves to `Running`, `Finished`, or `Terminating`.
+    Starting,
+    /// The first of its containers was started. Leaves to `Finished` or `Terminating`.
+    Running,
+    /// All containers ended and none will be restarted, or its deadline is over. Leaves to `Terminating` on deletion.
+    Finished,
+    /// It is deleted; containers are being stopped. Leaves to `Removing` when none runs.
+    Terminating,
+    /// No process is left: sandbox, volumes, directories go. Leaves to `Gone`, where the object may go.
+    Removing,
+}
+
+/// Whether something that takes a while is done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Step {
+    #[default]
+    Absent,
+    Busy,
+    Done,
+    /// It failed; to be tried again at that time.
+    Failed(Timestamp),
+}
+
+/// What is being done to a container at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Busy {
+    Starting,
+    Stopping,
+}
+
+/// Why a container could not be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: String,
+    pub message: String,
+    pub at: Timestamp,
+    pub retry_at: Timestamp,
+}
+
+/// The wait between restarts: 10 s doubling to 5 min; forgotten after 10 min.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrashBackoff {
+    pub delay: Duration,
+    pub since: Timestamp,
+}
+
+const FIRST_DELAY: Duration = Duration::from_secs(10);
+const LAST_DELAY: Duration = Duration::from_secs(300);
+
+impl CrashBackoff {
+    /// The back-off after one more restart at `now` of a container that ended at `finished`.
+    #[must_use]
+    pub fn next(before: Option<Self>, finished: Timestamp, now: Timestamp) -> Self {
+        let delay = match before {
+            Some(b) if finished.duration_since(b.since) <= SignedDuration::from_secs(600) => (b.delay * 2).min(LAST_DELAY),
+            _ => FIRST_DELAY,
+        };
+        Self { delay, since: now }
+    }
+}
+
+/// What the worker remembers about a container beside what the runtime knows.
+#[derive(Debug, Clone, Default)]
+pub struct Remembered {
+    pub busy: Option<Busy>,
+    pub failure: Option<Failure>,
+    /// Failed tries in a row.
+    pub failures: u32,
+    pub crash: Option<CrashBackoff>,
+}
+
+/// Verdicts of the probes of a running container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verdicts {
+    /// The container they are about.
+    pub id: Option<ContainerId>,
+    /// The startup probe succeeded, or there is none.
+    pub started: bool,
+    /// The readiness probe's last word; true without one.
+    pub ready: bool,
+    /// The liveness or startup probe failed too often: the message, and the grace period if the probe has its own.
+    pub unhealthy: Option<(String, Option<i64>)>,
+}
+
+/// A Pod's end that its deadline (or the kubelet) decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub reason: String,
+    pub message: String,
+}
+
+/// Everything a plan depends on beside the Pod itself.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    pub volumes: Step,
+    pub making_sandbox: Step,
+    pub removing: Step,
+    pub sandbox: Option<SandboxStatus>,
+    /// Oldest first, of all the Pod's sandboxes.
+    pub containers: Vec<ContainerStatus>,
+    pub remembered: BTreeMap<String, Remembered>,
+    pub verdicts: BTreeMap<String, Verdicts>,
+    pub started_at: Option<Timestamp>,
+    pub ended: Option<Ended>,
+    /// The object is not in the API any more.
+    pub gone: bool,
+}
+
+/// One thing to do. Actions of a plan may be carried out at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    MountVolumes,
+    MakeSandbox { attempt: u32 },
+    /// `crashed` is when the run before ended.
+    Start { name: String, attempt: u32, crashed: Option<Timestamp> },
+    Stop { id: ContainerId, name: String, why: String, grace: Option<i64> },
+    /// An old dead container that nobody needs.
+    Remove { id: ContainerId },
+    StopSandbox { id: SandboxId },
+    /// The Pod is over, for this reason.
+    End(Ended),
+    /// Nothing runs: take away what is left, then let the object go.
+    TearDown,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    pub life: Life,
+    pub actions: Vec<Action>,
+    /// Why containers that don't run don't: reason and message.
+    pub waiting: BTreeMap<String, (String, String)>,
+    /// When to ask again though nothing happened.
+    pub wake: Option<Timestamp>,
+}
+
+impl Plan {
+    fn wake_at(&mut self, at: Timestamp) {
+        self.wake = Some(self.wake.map_or(at, |w| w.min(at)));
+    }
+}
+
+fn after(at: Timestamp, delay: Duration) -> Timestamp {
+    at.checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)
+}
+
+impl Observed {
+    /// The latest container of that name, in the present sandbox if `current`.
+    #[must_use]
+    pub fn latest(&self, name: &str, current: bool) -> Option<&ContainerStatus> {
+        let sandbox = self.sandbox.as_ref().map(|s| &s.id);
+        self.containers
+            .iter()
+            .rev()
+            .find(|c| c.metadata.name == name && (!current || Some(&c.sandbox_id) == sandbox))
+    }
+
+    fn busy(&self) -> bool {
+        self.volumes == Step::Busy
+            || self.making_sandbox == Step::Busy
+            || self.remembered.values().any(|r| r.busy.is_some())
+    }
+
+    fn sandbox_ready(&self) -> bool {
+        self.sandbox.as_ref().is_some_and(|s| s.state == SandboxState::Ready)
+    }
+
+    /// Whether a running container's startup is over.
+    #[must_use]
+    pub fn started(&self, status: &ContainerStatus) -> bool {
+        self.verdicts.get(&status.metadata.name).is_some_and(|v| v.id.as_ref() == Some(&status.id) && v.started)
+    }
+}
+
+fn alive(status: &ContainerStatus) -> bool {
+    matches!(status.state, ContainerState::Running | ContainerState::Unknown)
+}
+
+/// Whether a container that ended with `code` is started again.
+fn restarts(pod: &Pod, role: Role, code: i32) -> bool {
+    match role {
+        Role::Sidecar => true,
+        Role::Ephemeral => false,
+        Role::Init => code != 0 && pod.spec.restart_policy != "Never",
+        Role::Main => match pod.spec.restart_policy.as_str() {
+            "Never" => false,
+            "OnFailure" => code != 0,
+            _ => true,
+        },
+    }
+}
+
+/// Decides what brings the Pod in line with its spec.
+#[must_use]
+pub fn plan(pod: &Pod, seen: &Observed, now: Timestamp) -> Plan {
+    let mut plan = Plan { life: Life::Starting, actions: Vec::new(), waiting: BTreeMap::new(), wake: None };
+    let deleted = seen.gone || pod.metadata.deletion_timestamp.is_some();
+    if deleted || seen.ended.is_some() {
+        end(pod, seen, now, deleted, &mut plan);
+        return plan;
+    }
+    if let (Some(limit), Some(start)) = (pod.spec.active_deadline_seconds, seen.started_at) {
+        let due = after(start, Duration::from_secs(limit.max(0).unsigned_abs()));
+        if due <= now {
+            plan.actions.push(Action::End(Ended {
+                reason: "DeadlineExceeded".into(),
+                message: "Pod was active on the node longer than the specified deadline".into(),
+            }));
+            return plan;
+        }
+        plan.wake_at(due);
+    }
+    if finished(pod, seen) {
+        end(pod, seen, now, false, &mut plan);
+        return plan;
+    }
+    match &seen.volumes {
+        Step::Absent => plan.actions.push(Action::MountVolumes),
+        Step::Failed(at) if *at <= now => plan.actions.push(Action::MountVolumes),
+        Step::Failed(at) => plan.wake_at(*at),
+        Step::Busy | Step::Done => {}
+    }
+    if !seen.sandbox_ready() {
+        match &seen.making_sandbox {
+            Step::Busy => {}
+            Step::Failed(at) if *at > now => plan.wake_at(*at),
+            _ => {
+                let attempt = seen.sandbox.as_ref().map_or(0, |s| s.metadata.attempt + 1);
+                plan.actions.push(Action::MakeSandbox { attempt });
+            }
+        }
+        return plan;
+    }
+    if seen.volumes != Step::Done {
+        return plan;
+    }
+    run(pod, seen, now, &mut plan);
+    collect_dead(seen, &mut plan);
+    plan
+}
+
+/// Walks the containers in order and starts what is to run.
+fn run(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
+    let mains_began = pod.spec.containers.iter().any(|c| seen.latest(&c.name, true).is_some());
+    plan.life = if mains_began { Life::Running } else { Life::Starting };
+    let mut blocked = false;
+    for (role, container) in pod.all() {
+        if blocked && matches!(role, Role::Init | Role::Sidecar | Role::Main) {
+            break;
+        }
+        if role == Role::Init && mains_began {
+            continue;
+        }
+        let status = seen.latest(&container.name, true);
+        let done = match status {
+            None | Some(ContainerStatus { state: ContainerState::Created, .. }) => {
+                start(pod, role, container, seen, None, now, plan);
+                false
+            }
+            Some(s) if alive(s) => {
+                supervise(container, s, seen, plan);
+                role == Role::Sidecar && seen.started(s) && seen.remembered.get(&container.name).is_none_or(|r| r.busy.is_none())
+            }
+            Some(s) if restarts(pod, role, s.exit_code) => {
+                start(pod, role, container, seen, Some(s), now, plan);
+                false
+            }
+            Some(_) => true,
+        };
+        blocked |= !done && matches!(role, Role::Init | Role::Sidecar) && !mains_began;
+    }
+}
+
+/// A running container whose probe failed or whose image was changed is stopped; it is restarted when it has ended.
+fn supervise(container: &Container, status: &ContainerStatus, seen: &Observed, plan: &mut Plan) {
+    if seen.remembered.get(&container.name).is_some_and(|r| r.busy.is_some()) {
+        return;
+    }
+    let name = &container.name;
+    let verdict = seen.verdicts.get(name).filter(|v| v.id.as_ref() == Some(&status.id));
+    let stop = |why: String, grace| Action::Stop { id: status.id.clone(), name: name.clone(), why, grace };
+    if let Some((message, grace)) = verdict.and_then(|v| v.unhealthy.clone()) {
+        plan.actions.push(stop(format!("Container {name} {message}, will be restarted"), grace));
+    } else if status.image != container.image {
+        plan.actions.push(stop(format!("Container {name} definition changed, will be restarted"), None));
+    }
+}
+
+fn start(
+    pod: &Pod,
+    role: Role,
+    container: &Container,
+    seen: &Observed,
+    ended: Option<&ContainerStatus>,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let name = &container.name;
+    let remembered = seen.remembered.get(name).cloned().unwrap_or_default();
+    if remembered.busy.is_some() {
+        return;
+    }
+    let finished = ended.map(|s| s.finished_at.unwrap_or(s.created_at));
+    if let Some(failure) = remembered.failure.as_ref().filter(|f| f.retry_at > now) {
+        let mut shown = (failure.reason.clone(), failure.message.clone());
+        let settled = after(failure.at, Duration::from_secs(1));
+        if shown.0 == "ErrImagePull" && settled <= now {
+            shown = ("ImagePullBackOff".into(), format!("Back-off pulling image \"{}\": {}: {}", container.image, failure.reason, failure.message));
+        } else if shown.0 == "ErrImagePull" {
+            plan.wake_at(settled);
+        }
+        plan.waiting.insert(name.clone(), shown);
+        return plan.wake_at(failure.retry_at);
+    }
+    if let (Some(finished), Some(crash)) = (finished, remembered.crash) {
+        let forgotten = finished.duration_since(crash.since) > SignedDuration::from_secs(600);
+        let due = after(finished, crash.delay);
+        if due > now && !forgotten {
+            let delay = go_duration(crash.delay);
+            let message = format!("back-off {delay} restarting failed container={name} pod={}", pod.title());
+            plan.waiting.insert(name.clone(), ("CrashLoopBackOff".into(), message));
+            return plan.wake_at(due);
+        }
+    }
+    let _ = role;
+    let attempt = seen.latest(name, false).map_or(0, |s| s.metadata.attempt + 1);
+    plan.actions.push(Action::Start { name: name.clone(), attempt, crashed: finished });
+}
+
+/// Whole seconds as Go prints a duration: `10s`, `1m20s`, `5m0s`.
+fn go_duration(d: Duration) -> String {
+    match d.as_secs() {
+        s if s < 60 => format!("{s}s"),
+        s => format!("{}m{}s", s / 60, s % 60),
+    }
+}
+
+/// Whether all containers have ended for good.
+#[must_use]
+pub fn finished(pod: &Pod, seen: &Observed) -> bool {
+    let over = |role, c: &Container| {
+        let idle = seen.remembered.get(&c.name).is_none_or(|r| r.busy.is_none());
+        seen.latest(&c.name, false)
+            .is_some_and(|s| s.state == ContainerState::Exited && !restarts(pod, role, s.exit_code) && idle)
+    };
+    let init_failed = pod.spec.restart_policy == "Never"
+        && pod.all().any(|(role, c)| {
+            role == Role::Init && over(role, c) && seen.latest(&c.name, false).is_some_and(|s| s.exit_code != 0)
+        });
+    init_failed || !pod.spec.containers.is_empty() && pod.spec.containers.iter().all(|c| over(Role::Main, c))
+}
+
+/// Stops what runs; sidecars after the others, the last one first.
+fn end(pod: &Pod, seen: &Observed, now: Timestamp, deleted: bool, plan: &mut Plan) {
+    plan.life = if deleted { Life::Terminating } else { Life::Finished };
+    let running: Vec<(Role, &ContainerStatus)> = seen
+        .containers
+        .iter()
+        .filter(|c| alive(c))
+        .map(|c| (pod.container(&c.metadata.name).map_or(Role::Main, |(role, _)| role), c))
+        .collect();
+    let others = running.iter().any(|(role, _)| *role != Role::Sidecar);
+    let last_sidecar = pod
+        .spec
+        .init_containers
+        .iter()
+        .rev()
+        .find(|c| running.iter().any(|(role, s)| *role == Role::Sidecar && s.metadata.name == c.name))
+        .map(|c| c.name.as_str());
+    for (role, status) in &running {
+        let name = &status.metadata.name;
+        let stopping = seen.remembered.get(name).is_some_and(|r| r.busy == Some(Busy::Stopping));
+        let turn = *role != Role::Sidecar || !others && last_sidecar == Some(name);
+        if !stopping && turn {
+            plan.actions.push(Action::Stop {
+                id: status.id.clone(),
+                name: name.clone(),
+                why: format!("Stopping container {name}"),
+                grace: None,
+            });
+        }
+    }
+    if !running.is_empty() || seen.busy() {
+        return;
+    }
+    if deleted {
+        plan.life = Life::Removing;
+        match &seen.removing {
+            Step::Absent => plan.actions.push(Action::TearDown),
+            Step::Failed(at) if *at <= now => plan.actions.push(Action::TearDown),
+            Step::Failed(at) => plan.wake_at(*at),
+            Step::Busy | Step::Done => {}
+        }
+    } else if let Some(sandbox) = seen.sandbox.as_ref().filter(|s| s.state == SandboxState::Ready) {
+        plan.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
+    }
+}
+
+/// Keeps one dead container beside the latest of each name, for its log and last state.
+fn collect_dead(seen: &Observed, plan: &mut Plan) {
+    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    for status in seen.containers.iter().rev() {
+        let n = count.entry(&status.metadata.name).or_default();
+        *n += 1;
+        if *n > 2 && status.state == ContainerState::Exited {
+            plan.actions.push(Action::Remove { id: status.id.clone() });
+        }
+    }
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{:?}", self.life)?;
+        for action in &self.actions {
+            match action {
+                Action::MountVolumes => writeln!(f, "mount volumes")?,
+                Action::MakeSandbox { attempt } => writeln!(f, "make sandbox {attempt}")?,
+                Action::Start { name, attempt, .. } => writeln!(f, "start {name} {attempt}")?,
+                Action::Stop { id, why, .. } => writeln!(f, "stop {id}  ({why})")?,
+                Action::Remove { id } => writeln!(f, "remove {id}")?,
+                Action::StopSandbox { id } => writeln!(f, "stop sandbox {id}")?,
+                Action::End(e) => writeln!(f, "end  ({})", e.reason)?,
+                Action::TearDown => writeln!(f, "tear down")?,
+            }
+        }
+        for (name, (reason, message)) in &self.waiting {
+            writeln!(f, "{name} waits: {reason}: {message}")?;
+        }
+        if let Some(at) = self.wake {
+            writeln!(f, "wake at {at}")?;
+        }
+        Ok(())
+    }
+}
