@@ -11,10 +11,12 @@ pub mod atomic;
 pub mod container;
 pub mod env;
 pub mod fields;
+pub mod logs;
 pub mod node;
 pub mod plan;
 pub mod probe;
 pub mod references;
+pub mod server;
 pub mod spec;
 pub mod status;
 pub mod volumes;
@@ -114,6 +116,11 @@ pub async fn start(options: Options) -> Result<(), Error> {
     });
     // Subscribe first, then list: nothing is missed in between.
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(follow_runtime(node.clone())));
+    let listener = skiff_http::Server::bind(node.options.listen).await?;
+    let (certificate, key) = &node.options.serving;
+    let serving = skiff_http::tls::ServingCertificate::new(certificate, key)?;
+    let tls = skiff_http::tls::server_config(serving, &node.options.client_ca)?;
+    tokio::spawn(listener.serve(tls, Arc::new(server::Server(node.clone())), shutdown.clone()));
     let inventory = Inventory::take(&node).await?;
     register(&node).await?;
     let pods = spec::pods_of(&informers, &node.options.node_name);

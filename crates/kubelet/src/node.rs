@@ -50,7 +50,7 @@ impl Machine {
             "aarch64" => "arm64",
             other => other,
         };
-        let version = "v1.35.0+skiff";
+        let version = format!("v{}+skiff{}", api::KUBERNETES_VERSION, env!("CARGO_PKG_VERSION"));
         let info = json!({
             "machineID": read("/etc/machine-id"),
             "systemUUID": read("/sys/class/dmi/id/product_uuid"),

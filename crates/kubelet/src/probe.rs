@@ -112,7 +112,7 @@ async fn http_get(target: &Target<'_>, get: &HttpGet) -> Result<(), String> {
     };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let driver = tokio::spawn(connection);
-    let mut request = http::Request::builder().uri(path).header("Accept", "*/*").header("User-Agent", "kube-probe/1.35");
+    let mut request = http::Request::builder().uri(path).header("Accept", "*/*").header("User-Agent", "kube-probe/1.36");
     let mut named = false;
     for header in &get.http_headers {
         named |= header.name.eq_ignore_ascii_case("host");
@@ -146,7 +146,7 @@ async fn grpc_check(target: &Target<'_>, port: u16, service: &str) -> Result<(),
     let request = http::Request::post(format!("http://{}:{port}/grpc.health.v1.Health/Check", target.ip.map(|i| i.to_string()).unwrap_or_default()))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
-        .header("user-agent", "kube-probe/1.35")
+        .header("user-agent", "kube-probe/1.36")
         .body(Full::new(Bytes::from(body)))
         .map_err(|e| e.to_string())?;
     let result = async {

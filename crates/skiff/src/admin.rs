@@ -28,7 +28,11 @@ pub fn socket_path(data_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When it cannot be made.
-pub async fn serve(path: PathBuf, runtime: Arc<dyn Runtime>, shutdown: Shutdown) -> std::io::Result<()> {
+pub async fn serve(
+    path: PathBuf,
+    runtime: Arc<dyn Runtime>,
+    shutdown: Shutdown,
+) -> std::io::Result<()> {
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -51,7 +55,9 @@ pub async fn serve(path: PathBuf, runtime: Arc<dyn Runtime>, shutdown: Shutdown)
                 async move { Ok::<_, std::convert::Infallible>(answer(&*runtime, request).await) }
             });
             tokio::spawn(async move {
-                let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                let served = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
                 if let Err(error) = served {
                     tracing::debug!(%error, "an administration request broke off");
                 }
@@ -86,16 +92,28 @@ async fn answer(runtime: &dyn Runtime, request: Request<Incoming>) -> Response<F
 }
 
 fn names(images: &[runtime::Image]) -> String {
-    images.iter().map(|i| format!("{}\n", i.repo_tags.first().unwrap_or(&i.id))).collect()
+    images
+        .iter()
+        .map(|i| format!("{}\n", i.repo_tags.first().unwrap_or(&i.id)))
+        .collect()
 }
 
 async fn list(runtime: &dyn Runtime) -> Result<String, String> {
     let images = runtime.list_images().await.map_err(|e| e.to_string())?;
     let mut out = format!("{:<60} {:<22} {:>10}\n", "IMAGE", "ID", "SIZE");
     for image in images {
-        let id: String = image.id.trim_start_matches("sha256:").chars().take(12).collect();
+        let id: String = image
+            .id
+            .trim_start_matches("sha256:")
+            .chars()
+            .take(12)
+            .collect();
         let size = format!("{:.1} MB", image.size as f64 / 1e6);
-        let tags = if image.repo_tags.is_empty() { vec!["<none>".to_owned()] } else { image.repo_tags };
+        let tags = if image.repo_tags.is_empty() {
+            vec!["<none>".to_owned()]
+        } else {
+            image.repo_tags
+        };
         for tag in tags {
             out.push_str(&format!("{tag:<60} {id:<22} {size:>10}\n"));
         }
@@ -127,14 +145,22 @@ async fn import(runtime: &dyn Runtime, mut body: Incoming) -> Result<String, Str
     let (sender, queue) = mpsc::channel(16);
     tokio::spawn(async move {
         while let Some(frame) = body.frame().await {
-            let piece = frame.map_err(std::io::Error::other).map(|f| f.into_data().unwrap_or_default());
+            let piece = frame
+                .map_err(std::io::Error::other)
+                .map(|f| f.into_data().unwrap_or_default());
             if sender.send(piece).await.is_err() {
                 return;
             }
         }
     });
-    let reader = Pieces { queue, current: Bytes::new() };
-    let images = runtime.import_image(Box::new(reader)).await.map_err(|e| e.to_string())?;
+    let reader = Pieces {
+        queue,
+        current: Bytes::new(),
+    };
+    let images = runtime
+        .import_image(Box::new(reader))
+        .await
+        .map_err(|e| e.to_string())?;
     Ok(names(&images))
 }
 
@@ -142,14 +168,23 @@ async fn import(runtime: &dyn Runtime, mut body: Incoming) -> Result<String, Str
 ///
 /// # Errors
 /// When no server runs, or it refuses.
-pub async fn ask(data_dir: &Path, method: Method, path: &str, body: skiff_http::Body) -> Result<String, Failure> {
+pub async fn ask(
+    data_dir: &Path,
+    method: Method,
+    path: &str,
+    body: skiff_http::Body,
+) -> Result<String, Failure> {
     let socket = socket_path(data_dir);
     let stream = UnixStream::connect(&socket).await.map_err(|e| {
-        Failure::new(format!("cannot reach a server at {}: {e}", socket.display()))
-            .hint("start `skiff server`, or name its directory with --data-dir")
+        Failure::new(format!(
+            "cannot reach a server at {}: {e}",
+            socket.display()
+        ))
+        .hint("start `skiff server`, or name its directory with --data-dir")
     })?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(Failure::new)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(Failure::new)?;
     tokio::spawn(connection);
     let request = Request::builder()
         .method(method)
@@ -159,7 +194,16 @@ pub async fn ask(data_dir: &Path, method: Method, path: &str, body: skiff_http::
         .map_err(Failure::new)?;
     let answer = sender.send_request(request).await.map_err(Failure::new)?;
     let status = answer.status();
-    let bytes = answer.into_body().collect().await.map_err(Failure::new)?.to_bytes();
+    let bytes = answer
+        .into_body()
+        .collect()
+        .await
+        .map_err(Failure::new)?
+        .to_bytes();
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    if status.is_success() { Ok(text) } else { Err(Failure::new(text)) }
+    if status.is_success() {
+        Ok(text)
+    } else {
+        Err(Failure::new(text))
+    }
 }

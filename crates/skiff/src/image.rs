@@ -37,18 +37,33 @@ pub enum Action {
 /// # Errors
 /// When no server runs, a file cannot be read, or the runtime refuses.
 pub fn run(common: &Common, action: &Action) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::new)?;
     runtime.block_on(async {
         let dir = &common.data_dir;
         let empty = skiff_http::empty;
         match action {
-            Action::List => print!("{}", admin::ask(dir, Method::GET, "/images", empty()).await?),
+            Action::List => print!(
+                "{}",
+                admin::ask(dir, Method::GET, "/images", empty()).await?
+            ),
             Action::Pull { reference } => {
                 let path = format!("/images/pull?{reference}");
-                print!("pulled {}", admin::ask(dir, Method::POST, &path, empty()).await?);
+                print!(
+                    "pulled {}",
+                    admin::ask(dir, Method::POST, &path, empty()).await?
+                );
             }
             Action::Rm { reference } => {
-                admin::ask(dir, Method::DELETE, &format!("/images?{reference}"), empty()).await?;
+                admin::ask(
+                    dir,
+                    Method::DELETE,
+                    &format!("/images?{reference}"),
+                    empty(),
+                )
+                .await?;
                 println!("removed {reference}");
             }
             Action::Import { files } => {

@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod image;
 mod logging;
+mod parts;
 mod server;
 mod uninstall;
 
@@ -28,7 +29,12 @@ struct Cli {
 #[derive(Args, Clone, Debug)]
 pub struct Common {
     /// Where the cluster's state lives
-    #[arg(long, env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff", global = true)]
+    #[arg(
+        long,
+        env = "SKIFF_DATA_DIR",
+        default_value = "/var/lib/skiff",
+        global = true
+    )]
     pub data_dir: PathBuf,
     /// Settings by their flags' names, YAML; /etc/skiff/config.yaml if it exists
     #[arg(long, env = "SKIFF_CONFIG", global = true)]
@@ -88,12 +94,19 @@ pub struct Failure {
 impl Failure {
     /// Something went wrong.
     pub fn new(what: impl std::fmt::Display) -> Self {
-        Self { what: what.to_string(), hint: None, usage: false }
+        Self {
+            what: what.to_string(),
+            hint: None,
+            usage: false,
+        }
     }
 
     /// The command was used wrongly: exit code 2.
     pub fn usage(what: impl std::fmt::Display) -> Self {
-        Self { usage: true, ..Self::new(what) }
+        Self {
+            usage: true,
+            ..Self::new(what)
+        }
     }
 
     /// What to do about it.
@@ -135,7 +148,11 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Check { common } => check::run(&common),
         Command::Uninstall { common, yes } => uninstall::run(&common, yes),
         Command::Version => {
-            println!("skiff {} (Kubernetes v{})", env!("CARGO_PKG_VERSION"), api::KUBERNETES_VERSION);
+            println!(
+                "skiff {} (Kubernetes v{})",
+                env!("CARGO_PKG_VERSION"),
+                api::KUBERNETES_VERSION
+            );
             Ok(())
         }
     }

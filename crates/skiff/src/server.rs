@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver::ApiServer;
 use apiserver::allocate::ServiceRange;
 use apiserver::encryption::SecretBox;
 use apiserver::registry::MetaIndexer;
-use apiserver::ApiServer;
 use clap::Args;
 use client::{Client, LocalTransport};
 use pki::Pki;
@@ -21,7 +21,7 @@ use store::Store;
 use tokio::time::Instant;
 use world::{Shutdown, World};
 
-use crate::{Common, Failure, admin, config, logging};
+use crate::{Common, Failure, config, logging, parts};
 
 /// The flags of `skiff server`; the configuration file has the same names.
 #[derive(Args, Clone, Debug, Default)]
@@ -62,26 +62,40 @@ pub struct Flags {
 }
 
 /// What the flags and the configuration file say together.
-struct Settings {
-    data_dir: PathBuf,
+pub struct Settings {
+    pub data_dir: PathBuf,
     memory: bool,
     disabled: BTreeSet<String>,
     bind: SocketAddr,
-    advertise: Ipv4Addr,
-    node_name: String,
-    cluster_cidr: (Ipv4Addr, u8),
-    services: ServiceRange,
-    cluster_dns: Ipv4Addr,
-    kubelet_port: u16,
+    pub advertise: Ipv4Addr,
+    pub node_name: String,
+    pub cluster_cidr: (Ipv4Addr, u8),
+    pub services: ServiceRange,
+    pub cluster_dns: Ipv4Addr,
+    pub kubelet_port: u16,
     log_json: bool,
 }
 
-const PARTS: [&str; 6] = ["kubelet", "proxy", "dns", "scheduler", "controller-manager", "ingress"];
+const PARTS: [&str; 6] = [
+    "kubelet",
+    "proxy",
+    "dns",
+    "scheduler",
+    "controller-manager",
+    "ingress",
+];
 
-fn cidr(text: &str) -> Result<(Ipv4Addr, u8), Failure> {
+/// Reads `10.42.0.0/16`.
+///
+/// # Errors
+/// When it is no range.
+pub fn cidr(text: &str) -> Result<(Ipv4Addr, u8), Failure> {
     let bad = || Failure::usage(format!("{text} is not an IPv4 range such as 10.42.0.0/16"));
     let (base, prefix) = text.split_once('/').ok_or_else(bad)?;
-    let (base, prefix): (Ipv4Addr, u8) = (base.parse().map_err(|_| bad())?, prefix.parse().map_err(|_| bad())?);
+    let (base, prefix): (Ipv4Addr, u8) = (
+        base.parse().map_err(|_| bad())?,
+        prefix.parse().map_err(|_| bad())?,
+    );
     if !(8..=28).contains(&prefix) {
         return Err(bad());
     }
@@ -101,26 +115,46 @@ fn default_address() -> Option<Ipv4Addr> {
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim().to_ascii_lowercase();
-    if name.is_empty() { "localhost".into() } else { name }
+    if name.is_empty() {
+        "localhost".into()
+    } else {
+        name
+    }
 }
 
 impl Settings {
     fn read(common: &Common, flags: Flags) -> Result<Self, Failure> {
         let mut file = config::settings(common)?;
         let mut take = |name: &str| -> Option<String> {
-            file.remove(name).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+            file.remove(name)
+                .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
         };
-        fn parse<T: std::str::FromStr>(name: &str, text: Option<String>) -> Result<Option<T>, Failure> {
-            text.map(|t| t.parse().map_err(|_| Failure::usage(format!("{name}: {t} is not valid")))).transpose()
+        fn parse<T: std::str::FromStr>(
+            name: &str,
+            text: Option<String>,
+        ) -> Result<Option<T>, Failure> {
+            text.map(|t| {
+                t.parse()
+                    .map_err(|_| Failure::usage(format!("{name}: {t} is not valid")))
+            })
+            .transpose()
         }
-        let datastore = flags.datastore.or(take("datastore")).unwrap_or_else(|| "embedded".into());
+        let datastore = flags
+            .datastore
+            .or(take("datastore"))
+            .unwrap_or_else(|| "embedded".into());
         let memory = match datastore.as_str() {
             "embedded" => false,
             "memory" => true,
             other if other.starts_with("etcd://") => {
-                return Err(Failure::usage("etcd as the data store is not there yet").hint("use --datastore embedded"));
+                return Err(Failure::usage("etcd as the data store is not there yet")
+                    .hint("use --datastore embedded"));
             }
-            other => return Err(Failure::usage(format!("--datastore {other}: it is embedded or memory"))),
+            other => {
+                return Err(Failure::usage(format!(
+                    "--datastore {other}: it is embedded or memory"
+                )));
+            }
         };
         let disabled: BTreeSet<String> = flags
             .disable
@@ -131,43 +165,77 @@ impl Settings {
             .map(str::to_owned)
             .collect();
         if let Some(unknown) = disabled.iter().find(|p| !PARTS.contains(&p.as_str())) {
-            return Err(Failure::usage(format!("--disable {unknown}: there is no such part; there are {}", PARTS.join(", "))));
+            return Err(Failure::usage(format!(
+                "--disable {unknown}: there is no such part; there are {}",
+                PARTS.join(", ")
+            )));
         }
-        let port = flags.secure_port.or(parse("secure-port", take("secure-port"))?).unwrap_or(6443);
-        let bind_ip = flags.bind_address.or(parse("bind-address", take("bind-address"))?);
-        let advertise = flags.advertise_address.or(parse("advertise-address", take("advertise-address"))?);
+        let port = flags
+            .secure_port
+            .or(parse("secure-port", take("secure-port"))?)
+            .unwrap_or(6443);
+        let bind_ip = flags
+            .bind_address
+            .or(parse("bind-address", take("bind-address"))?);
+        let advertise = flags
+            .advertise_address
+            .or(parse("advertise-address", take("advertise-address"))?);
         let advertise = match advertise {
             Some(IpAddr::V4(ip)) => ip,
-            Some(IpAddr::V6(ip)) => return Err(Failure::usage(format!("--advertise-address {ip}: it must be IPv4"))),
+            Some(IpAddr::V6(ip)) => {
+                return Err(Failure::usage(format!(
+                    "--advertise-address {ip}: it must be IPv4"
+                )));
+            }
             None => default_address().unwrap_or(Ipv4Addr::LOCALHOST),
         };
-        let services = flags.service_cidr.or(take("service-cidr")).unwrap_or_else(|| "10.43.0.0/16".into());
+        let services = flags
+            .service_cidr
+            .or(take("service-cidr"))
+            .unwrap_or_else(|| "10.43.0.0/16".into());
         let (base, prefix) = cidr(&services)?;
-        let cluster = flags.cluster_cidr.or(take("cluster-cidr")).unwrap_or_else(|| "10.42.0.0/16".into());
-        let dns = flags.cluster_dns.or(parse("cluster-dns", take("cluster-dns"))?);
+        let cluster = flags
+            .cluster_cidr
+            .or(take("cluster-cidr"))
+            .unwrap_or_else(|| "10.42.0.0/16".into());
+        let dns = flags
+            .cluster_dns
+            .or(parse("cluster-dns", take("cluster-dns"))?);
         let settings = Self {
             data_dir: std::path::absolute(&common.data_dir).map_err(Failure::new)?,
             memory,
             disabled,
             bind: SocketAddr::new(bind_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port),
             advertise,
-            node_name: flags.node_name.or(take("node-name")).unwrap_or_else(host_name),
+            node_name: flags
+                .node_name
+                .or(take("node-name"))
+                .unwrap_or_else(host_name),
             cluster_cidr: cidr(&cluster)?,
             services: ServiceRange { base, prefix },
             cluster_dns: dns.unwrap_or_else(|| Ipv4Addr::from(u32::from(base) + 10)),
-            kubelet_port: flags.kubelet_port.or(parse("kubelet-port", take("kubelet-port"))?).unwrap_or(10_250),
-            log_json: flags.log_json.or(parse("log-json", take("log-json"))?).unwrap_or(false),
+            kubelet_port: flags
+                .kubelet_port
+                .or(parse("kubelet-port", take("kubelet-port"))?)
+                .unwrap_or(10_250),
+            log_json: flags
+                .log_json
+                .or(parse("log-json", take("log-json"))?)
+                .unwrap_or(false),
         };
         for known in ["data-dir", "config"] {
             take(known);
         }
         match file.keys().next() {
-            Some(unknown) => Err(Failure::usage(format!("the configuration file has {unknown}, which is no setting"))),
+            Some(unknown) => Err(Failure::usage(format!(
+                "the configuration file has {unknown}, which is no setting"
+            ))),
             None => Ok(settings),
         }
     }
 
-    fn runs(&self, part: &str) -> bool {
+    /// Whether a part is to run.
+    pub fn runs(&self, part: &str) -> bool {
         !self.disabled.contains(part)
     }
 }
@@ -179,7 +247,9 @@ impl Settings {
 pub fn run(common: &Common, flags: Flags) -> Result<(), Failure> {
     let settings = Settings::read(common, flags)?;
     logging::start(settings.log_json);
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+    let threads = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, 8);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .max_blocking_threads(32)
@@ -194,17 +264,27 @@ pub fn run(common: &Common, flags: Flags) -> Result<(), Failure> {
 
 /// A user of the cluster inside this process.
 #[derive(Clone)]
-struct Identities(Arc<dyn Handler>);
+pub struct Identities(Arc<dyn Handler>);
 
 impl Identities {
-    fn client(&self, user: &str, groups: &[&str]) -> Client {
+    /// A client that is `user` in `groups`.
+    pub fn client(&self, user: &str, groups: &[&str]) -> Client {
         Client::new(LocalTransport::new(self.0.clone(), user, groups))
     }
 
     /// A controller, as upstream with one ServiceAccount each.
-    fn controller(&self, name: &str) -> Client {
+    pub fn controller(&self, name: &str) -> Client {
+        if name == controllers::READER {
+            return self.client("system:kube-controller-manager", &[]);
+        }
         let user = format!("system:serviceaccount:kube-system:{name}");
-        self.client(&user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
+        self.client(
+            &user,
+            &[
+                "system:serviceaccounts",
+                "system:serviceaccounts:kube-system",
+            ],
+        )
     }
 }
 
@@ -216,9 +296,13 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     if settings.runs("kubelet") {
         crate::check::demand_node()?;
     }
-    let listener = skiff_http::Server::bind(settings.bind).await.map_err(|e| port_in_use(settings.bind.port(), &e))?;
-    std::fs::create_dir_all(&settings.data_dir)
-        .map_err(|e| Failure::new(format!("cannot make {}: {e}", settings.data_dir.display())).hint("run as root, or choose another --data-dir"))?;
+    let listener = skiff_http::Server::bind(settings.bind)
+        .await
+        .map_err(|e| port_in_use(settings.bind.port(), &e))?;
+    std::fs::create_dir_all(&settings.data_dir).map_err(|e| {
+        Failure::new(format!("cannot make {}: {e}", settings.data_dir.display()))
+            .hint("run as root, or choose another --data-dir")
+    })?;
     let pki = Pki::open(&settings.data_dir.join("pki"), world.now()).map_err(Failure::new)?;
     let store = open_store(&settings, &pki, &world)?;
     let certificates = Certificates::issue(&settings, &pki, &world)?;
@@ -236,13 +320,25 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     .await
     .map_err(|e| Failure::new(format!("the API server cannot start: {e}")))?;
     let identities = Identities(api.clone());
-    let tls = skiff_http::tls::server_config(certificates.serving.clone(), &pki.ca.cert_pem).map_err(Failure::new)?;
+    let tls = skiff_http::tls::server_config(certificates.serving.clone(), &pki.ca.cert_pem)
+        .map_err(Failure::new)?;
     let serving = tokio::spawn(listener.serve(tls, api.clone(), shutdown.clone()));
     tracing::info!(address = %settings.bind, elapsed = ?started.elapsed(), "the API server answers");
-    pki::files::write_private(&config::kubeconfig_path(&settings.data_dir), &certificates.admin_kubeconfig)
-        .map_err(Failure::new)?;
+    pki::files::write_private(
+        &config::kubeconfig_path(&settings.data_dir),
+        &certificates.admin_kubeconfig,
+    )
+    .map_err(Failure::new)?;
 
-    parts::start(&settings, &identities, &certificates, &pki.ca.cert_pem, &world, &shutdown).await?;
+    parts::start(
+        &settings,
+        &identities,
+        &certificates,
+        &pki.ca.cert_pem,
+        &world,
+        &shutdown,
+    )
+    .await?;
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(announce(
         identities.client("system:admin", &["system:masters"]),
         settings.node_name.clone(),
@@ -253,10 +349,16 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
 
     shutdown.cancelled().await;
     tracing::info!("stopping; containers go on");
-    if tokio::time::timeout(Duration::from_secs(10), serving).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(10), serving)
+        .await
+        .is_err()
+    {
         tracing::warn!("connections were cut");
     }
-    store.close().await.map_err(|e| Failure::new(format!("the data store did not close cleanly: {e}")))
+    store
+        .close()
+        .await
+        .map_err(|e| Failure::new(format!("the data store did not close cleanly: {e}")))
 }
 
 fn stop_on_signal(shutdown: Shutdown) -> Result<(), Failure> {
@@ -276,13 +378,19 @@ fn stop_on_signal(shutdown: Shutdown) -> Result<(), Failure> {
 
 /// Says who has a port, as far as /proc tells.
 fn port_in_use(port: u16, error: &skiff_http::Error) -> Failure {
-    let skiff_http::Error::Listen { cause, .. } = error else { return Failure::new(error) };
+    let skiff_http::Error::Listen { cause, .. } = error else {
+        return Failure::new(error);
+    };
     if cause.kind() != std::io::ErrorKind::AddrInUse {
         return Failure::new(error);
     }
-    let holder = crate::check::holder_of_port(port).map(|h| format!(" by process {h}")).unwrap_or_default();
-    Failure::new(format!("port {port} is in use{holder}"))
-        .hint(format!("stop it, or choose another port: skiff server --secure-port {}", port.wrapping_add(1000)))
+    let holder = crate::check::holder_of_port(port)
+        .map(|h| format!(" by process {h}"))
+        .unwrap_or_default();
+    Failure::new(format!("port {port} is in use{holder}")).hint(format!(
+        "stop it, or choose another port: skiff server --secure-port {}",
+        port.wrapping_add(1000)
+    ))
 }
 
 fn open_store(settings: &Settings, pki: &Pki, world: &World) -> Result<Arc<dyn Store>, Failure> {
@@ -295,10 +403,15 @@ fn open_store(settings: &Settings, pki: &Pki, world: &World) -> Result<Arc<dyn S
     let options = store::Options::new(indexer, seal, world.clock.clone());
     let disk = Arc::new(world::disk::RealDisk);
     let opened = store::Embedded::open(disk, &dir, options, &world.metrics);
-    opened.map(|s| Arc::new(s) as Arc<dyn Store>).map_err(|e| match e {
-        store::Error::Damaged(why) => Failure::new(format!("the data store is damaged: {why}")),
-        other => Failure::new(format!("cannot open the data store in {}: {other}", dir.display())),
-    })
+    opened
+        .map(|s| Arc::new(s) as Arc<dyn Store>)
+        .map_err(|e| match e {
+            store::Error::Damaged(why) => Failure::new(format!("the data store is damaged: {why}")),
+            other => Failure::new(format!(
+                "cannot open the data store in {}: {other}",
+                dir.display()
+            )),
+        })
 }
 
 /// The certificates of a server, issued or renewed at start.
@@ -312,7 +425,14 @@ pub struct Certificates {
 impl Certificates {
     fn issue(settings: &Settings, pki: &Pki, world: &World) -> Result<Self, Failure> {
         let now = world.now();
-        let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost", &settings.node_name];
+        let names = [
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+            "localhost",
+            &settings.node_name,
+        ];
         let ips = vec![
             IpAddr::V4(settings.services.first()),
             settings.advertise.into(),
@@ -320,33 +440,67 @@ impl Certificates {
             std::net::Ipv6Addr::LOCALHOST.into(),
         ];
         let names = names.iter().map(|n| (*n).to_owned()).collect();
-        let serving = pki.server("apiserver", "kube-apiserver", &[], names, ips, now).map_err(Failure::new)?;
-        let client = pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"], now);
+        let serving = pki
+            .server("apiserver", "kube-apiserver", &[], names, ips, now)
+            .map_err(Failure::new)?;
+        let client = pki.client(
+            "apiserver-kubelet-client",
+            "kube-apiserver-kubelet-client",
+            &["system:masters"],
+            now,
+        );
         let client = client.map_err(Failure::new)?;
         let node = format!("system:node:{}", settings.node_name);
         let addresses = vec![settings.advertise.into(), Ipv4Addr::LOCALHOST.into()];
-        let kubelet = pki.server("kubelet", &node, &["system:nodes"], vec![settings.node_name.clone()], addresses, now);
-        let admin = pki.client("admin", "system:admin", &["system:masters"], now).map_err(Failure::new)?;
+        let kubelet = pki.server(
+            "kubelet",
+            &node,
+            &["system:nodes"],
+            vec![settings.node_name.clone()],
+            addresses,
+            now,
+        );
+        let admin = pki
+            .client("admin", "system:admin", &["system:masters"], now)
+            .map_err(Failure::new)?;
         let url = format!("https://127.0.0.1:{}", settings.bind.port());
         Ok(Self {
-            serving: skiff_http::tls::ServingCertificate::new(&serving.cert_pem, &serving.key_pem).map_err(Failure::new)?,
-            to_kubelets: skiff_http::tls::client_config(&pki.ca.cert_pem, Some((&client.cert_pem, &client.key_pem)), true)
+            serving: skiff_http::tls::ServingCertificate::new(&serving.cert_pem, &serving.key_pem)
                 .map_err(Failure::new)?,
+            to_kubelets: skiff_http::tls::client_config(
+                &pki.ca.cert_pem,
+                Some((&client.cert_pem, &client.key_pem)),
+                true,
+            )
+            .map_err(Failure::new)?,
             kubelet: kubelet.map_err(Failure::new)?,
-            admin_kubeconfig: pki::kubeconfig::with_certificate("skiff", &url, &pki.ca.cert_pem, "admin", &admin),
+            admin_kubeconfig: pki::kubeconfig::with_certificate(
+                "skiff",
+                &url,
+                &pki.ca.cert_pem,
+                "admin",
+                &admin,
+            ),
         })
     }
 }
 
 /// Says when the node is ready and where the kubeconfig is.
-async fn announce(client: Client, node: String, has_node: bool, kubeconfig: PathBuf, started: Instant) {
+async fn announce(
+    client: Client,
+    node: String,
+    has_node: bool,
+    kubeconfig: PathBuf,
+    started: Instant,
+) {
     if has_node {
         let nodes = client::resource::kinds::NODES;
         loop {
             let ready = match client.get::<serde_json::Value>(&nodes, "", &node).await {
-                Ok(object) => object["status"]["conditions"]
-                    .as_array()
-                    .is_some_and(|c| c.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")),
+                Ok(object) => object["status"]["conditions"].as_array().is_some_and(|c| {
+                    c.iter()
+                        .any(|c| c["type"] == "Ready" && c["status"] == "True")
+                }),
                 Err(_) => false,
             };
             if ready {
@@ -357,55 +511,4 @@ async fn announce(client: Client, node: String, has_node: bool, kubeconfig: Path
         tracing::info!(node, elapsed = ?started.elapsed(), "the node is Ready");
     }
     tracing::info!("use it: export KUBECONFIG={}", kubeconfig.display());
-}
-
-/// The parts beside the API server.
-mod parts {
-    use super::*;
-
-    pub async fn start(
-        settings: &Settings,
-        identities: &Identities,
-        certificates: &Certificates,
-        ca: &str,
-        world: &World,
-        shutdown: &Shutdown,
-    ) -> Result<(), Failure> {
-        let _ = (settings, identities, certificates, ca, world, shutdown);
-        Ok(())
-    }
-}
-
-/// A task of a component: if it ends or panics before the shutdown, it is started again after a pause and counted.
-#[allow(dead_code)]
-fn keep_running<F, Fut>(name: &'static str, world: &World, shutdown: &Shutdown, run: F)
-where
-    F: Fn() -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
-    let restarts = world.metrics.counter("skiff_component_restarts_total", "Components that ended and were started again.", &format!("component=\"{name}\""));
-    let shutdown = shutdown.clone();
-    tokio::spawn(async move {
-        while !shutdown.is_cancelled() {
-            if let Err(error) = tokio::spawn(shutdown.clone().run_until_cancelled_owned(run())).await {
-                tracing::error!(component = name, %error, "a component failed");
-            }
-            if shutdown.is_cancelled() {
-                return;
-            }
-            restarts.inc();
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    });
-}
-
-/// Where containers' state is kept that a reboot may clear.
-#[allow(dead_code)]
-fn run_dir(data_dir: &Path) -> PathBuf {
-    if data_dir == Path::new("/var/lib/skiff") {
-        return PathBuf::from("/run/skiff");
-    }
-    // A second cluster of the same machine has its own.
-    let name: String = data_dir.to_string_lossy().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)).to_string();
-    PathBuf::from(format!("/run/skiff-{}", &name[..8.min(name.len())]))
 }

@@ -3,7 +3,7 @@
 //! Law 1's written exception: it reads the store directly. The rules are compiled once per change of an RBAC object.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use api::LabelSelector;
@@ -136,6 +136,8 @@ impl Binding {
 /// The compiled objects.
 #[derive(Debug, Default)]
 struct State {
+    /// How many changes it has seen.
+    version: u64,
     cluster_roles: HashMap<String, Arc<[Rule]>>,
     roles: HashMap<(String, String), Arc<[Rule]>>,
     cluster_bindings: Vec<Binding>,
@@ -185,7 +187,8 @@ fn aggregate<'a>(role: &'a Role, all: &'a [Role], rules: &mut Vec<Rule>, seen: &
 pub struct Rbac {
     store: Arc<dyn Store>,
     state: RwLock<Arc<State>>,
-    stale: Arc<AtomicBool>,
+    /// Changes so far; a state that has seen fewer is built anew before it is used.
+    changes: Arc<AtomicU64>,
     rebuilding: Mutex<()>,
 }
 
@@ -198,22 +201,23 @@ impl Rbac {
         store: Arc<dyn Store>,
         shutdown: &Shutdown,
     ) -> Result<Arc<Self>, store::Error> {
-        let stale = Arc::new(AtomicBool::new(true));
+        let changes = Arc::new(AtomicU64::new(1));
         for prefix in PREFIXES {
             let mut watch = store.watch(prefix, store.revision()).await?;
-            let (stale, store) = (stale.clone(), store.clone());
+            let (changes, store) = (changes.clone(), store.clone());
             tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move {
                 loop {
                     match watch.events.recv().await {
-                        Some(Ok(_)) => stale.store(true, Ordering::Release),
+                        Some(Ok(_)) => {
+                            changes.fetch_add(1, Ordering::AcqRel);
+                        }
                         Some(Err(_)) | None => {
                             // Ended because it could not keep up: start again from now.
-                            stale.store(true, Ordering::Release);
                             match store.watch(prefix, store.revision()).await {
                                 Ok(again) => watch = again,
                                 Err(_) => return,
                             }
-                            stale.store(true, Ordering::Release);
+                            changes.fetch_add(1, Ordering::AcqRel);
                         }
                     }
                 }
@@ -222,7 +226,7 @@ impl Rbac {
         Ok(Arc::new(Self {
             store,
             state: RwLock::default(),
-            stale,
+            changes,
             rebuilding: Mutex::new(()),
         }))
     }
@@ -230,29 +234,29 @@ impl Rbac {
     /// What was just written counts from the next request on, without waiting for the watch (which brings what other
     /// servers write).
     pub fn changed(&self) {
-        self.stale.store(true, Ordering::Release);
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
+    fn current(&self) -> Arc<State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The state that has seen every change so far.
     async fn state(&self) -> Arc<State> {
-        if self.stale.load(Ordering::Acquire) {
+        if self.current().version < self.changes.load(Ordering::Acquire) {
             let _one = self.rebuilding.lock().await;
-            if self.stale.swap(false, Ordering::AcqRel) {
+            let version = self.changes.load(Ordering::Acquire);
+            if self.current().version < version {
                 match self.build().await {
                     Ok(state) => {
-                        *self.state.write().unwrap_or_else(PoisonError::into_inner) =
-                            Arc::new(state);
+                        let state = Arc::new(State { version, ..state });
+                        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
                     }
-                    Err(error) => {
-                        tracing::error!(%error, "cannot read the RBAC objects");
-                        self.stale.store(true, Ordering::Release);
-                    }
+                    Err(error) => tracing::error!(%error, "cannot read the RBAC objects"),
                 }
             }
         }
-        self.state
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.current()
     }
 
     async fn all<T: serde::de::DeserializeOwned>(
