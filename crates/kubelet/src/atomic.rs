@@ -22,7 +22,9 @@ pub type Payload = BTreeMap<String, File>;
 #[must_use]
 pub fn valid(path: &str) -> bool {
     let p = Path::new(path);
-    !path.is_empty() && p.components().all(|c| matches!(c, Component::Normal(_))) && !path.starts_with("..")
+    !path.is_empty()
+        && p.components().all(|c| matches!(c, Component::Normal(_)))
+        && !path.starts_with("..")
 }
 
 fn same(current: &Path, payload: &Payload) -> bool {
@@ -30,13 +32,19 @@ fn same(current: &Path, payload: &Payload) -> bool {
         let mut n = 0;
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
-            n += if entry.file_type()?.is_dir() { count(&entry.path())? } else { 1 };
+            n += if entry.file_type()?.is_dir() {
+                count(&entry.path())?
+            } else {
+                1
+            };
         }
         Ok(n)
     }
     let equal = |(path, file): (&String, &File)| {
         let at = current.join(path);
-        let mode = fs::metadata(&at).map(|m| m.permissions().mode() & 0o7777).ok();
+        let mode = fs::metadata(&at)
+            .map(|m| m.permissions().mode() & 0o7777)
+            .ok();
         mode == Some(file.mode) && fs::read(&at).is_ok_and(|data| data == file.data)
     };
     payload.iter().all(equal) && count(current).is_ok_and(|n| n == payload.len())
@@ -48,7 +56,10 @@ fn same(current: &Path, payload: &Payload) -> bool {
 /// The file system's, or a path that leaves the volume.
 pub fn write(dir: &Path, payload: &Payload, group: Option<u32>, stamp: &str) -> io::Result<bool> {
     if let Some(bad) = payload.keys().find(|p| !valid(p)) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("invalid path {bad:?} in a volume")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("invalid path {bad:?} in a volume"),
+        ));
     }
     let data = dir.join("..data");
     let old = fs::read_link(&data).ok();
@@ -101,16 +112,43 @@ mod tests {
     use super::*;
 
     fn payload(files: &[(&str, &str)]) -> Payload {
-        files.iter().map(|(p, d)| ((*p).to_owned(), File { mode: 0o644, data: d.as_bytes().to_vec() })).collect()
+        files
+            .iter()
+            .map(|(p, d)| {
+                (
+                    (*p).to_owned(),
+                    File {
+                        mode: 0o644,
+                        data: d.as_bytes().to_vec(),
+                    },
+                )
+            })
+            .collect()
     }
 
     #[test]
     fn files_are_swapped_as_a_whole() {
         let dir = tempfile::tempdir().unwrap();
         let read = |p: &str| fs::read_to_string(dir.path().join(p)).unwrap();
-        assert!(write(dir.path(), &payload(&[("a", "1"), ("d/b", "2")]), None, "t1").unwrap());
+        assert!(
+            write(
+                dir.path(),
+                &payload(&[("a", "1"), ("d/b", "2")]),
+                None,
+                "t1"
+            )
+            .unwrap()
+        );
         assert_eq!((read("a"), read("d/b")), ("1".into(), "2".into()));
-        assert!(!write(dir.path(), &payload(&[("a", "1"), ("d/b", "2")]), None, "t2").unwrap());
+        assert!(
+            !write(
+                dir.path(),
+                &payload(&[("a", "1"), ("d/b", "2")]),
+                None,
+                "t2"
+            )
+            .unwrap()
+        );
         assert!(write(dir.path(), &payload(&[("a", "3")]), None, "t3").unwrap());
         assert_eq!(read("a"), "3");
         assert!(!dir.path().join("d").exists() && !dir.path().join("..t1").exists());

@@ -9,9 +9,10 @@ use std::sync::{Arc, PoisonError};
 
 use api::Quantity;
 use runtime::{
-    ContainerConfig, ContainerMetadata, DnsConfig, Image, LinuxContainerConfig, LinuxResources, LinuxSandboxConfig, Mount,
-    MountPropagation, NamespaceMode, NamespaceOptions, PidMode, PortMapping, Protocol, SandboxConfig, SandboxId,
-    SandboxMetadata, SandboxSecurityContext, SeccompProfile, SecurityContext,
+    ContainerConfig, ContainerMetadata, DnsConfig, Image, LinuxContainerConfig, LinuxResources,
+    LinuxSandboxConfig, Mount, MountPropagation, NamespaceMode, NamespaceOptions, PidMode,
+    PortMapping, Protocol, SandboxConfig, SandboxId, SandboxMetadata, SandboxSecurityContext,
+    SeccompProfile, SecurityContext,
 };
 
 use crate::env;
@@ -36,7 +37,10 @@ pub struct StartError {
 
 impl StartError {
     fn config(message: impl Into<String>) -> Self {
-        Self { reason: "CreateContainerConfigError", message: message.into() }
+        Self {
+            reason: "CreateContainerConfigError",
+            message: message.into(),
+        }
     }
 }
 
@@ -44,7 +48,10 @@ fn labels(pod: &Pod, container: Option<&str>) -> BTreeMap<String, String> {
     let m = &pod.metadata;
     let mut labels = BTreeMap::from([
         ("io.kubernetes.pod.name".to_owned(), m.name.clone()),
-        ("io.kubernetes.pod.namespace".to_owned(), m.namespace.clone()),
+        (
+            "io.kubernetes.pod.namespace".to_owned(),
+            m.namespace.clone(),
+        ),
         (POD_UID.to_owned(), m.uid.clone()),
     ]);
     if let Some(name) = container {
@@ -57,7 +64,9 @@ fn labels(pod: &Pod, container: Option<&str>) -> BTreeMap<String, String> {
 #[must_use]
 pub fn log_directory(node: &Node, pod: &Pod) -> PathBuf {
     let m = &pod.metadata;
-    node.options.log_dir.join(format!("{}_{}_{}", m.namespace, m.name, m.uid))
+    node.options
+        .log_dir
+        .join(format!("{}_{}_{}", m.namespace, m.name, m.uid))
 }
 
 /// The host name of a Pod.
@@ -66,7 +75,11 @@ pub fn hostname(pod: &Pod, node_name: &str) -> String {
     if pod.spec.host_network {
         return node_name.to_owned();
     }
-    let name = if pod.spec.hostname.is_empty() { &pod.metadata.name } else { &pod.spec.hostname };
+    let name = if pod.spec.hostname.is_empty() {
+        &pod.metadata.name
+    } else {
+        &pod.spec.hostname
+    };
     let cut: String = name.chars().take(63).collect();
     cut.trim_end_matches(['-', '.']).to_owned()
 }
@@ -80,30 +93,59 @@ fn fqdn(pod: &Pod, host: &str, domain: &str) -> Option<String> {
 #[must_use]
 pub fn dns(pod: &Pod, host: &str, cluster_dns: IpAddr, domain: &str) -> DnsConfig {
     let words = |key: &str| -> Vec<String> {
-        let lines = host.lines().filter_map(|l| l.trim().strip_prefix(key)).filter(|l| l.starts_with([' ', '\t']));
-        lines.flat_map(str::split_whitespace).map(str::to_owned).collect()
+        let lines = host
+            .lines()
+            .filter_map(|l| l.trim().strip_prefix(key))
+            .filter(|l| l.starts_with([' ', '\t']));
+        lines
+            .flat_map(str::split_whitespace)
+            .map(str::to_owned)
+            .collect()
     };
     let mut config = match pod.spec.dns_policy.as_str() {
         "None" => DnsConfig::default(),
-        policy if policy == "ClusterFirstWithHostNet" || policy != "Default" && !pod.spec.host_network => DnsConfig {
-            servers: vec![cluster_dns.to_string()],
-            searches: [format!("{}.svc.{domain}", pod.metadata.namespace), format!("svc.{domain}"), domain.to_owned()]
+        policy
+            if policy == "ClusterFirstWithHostNet"
+                || policy != "Default" && !pod.spec.host_network =>
+        {
+            DnsConfig {
+                servers: vec![cluster_dns.to_string()],
+                searches: [
+                    format!("{}.svc.{domain}", pod.metadata.namespace),
+                    format!("svc.{domain}"),
+                    domain.to_owned(),
+                ]
                 .into_iter()
                 .chain(words("search"))
                 .collect(),
-            options: vec!["ndots:5".into()],
+                options: vec!["ndots:5".into()],
+            }
+        }
+        _ => DnsConfig {
+            servers: words("nameserver"),
+            searches: words("search"),
+            options: words("options"),
         },
-        _ => DnsConfig { servers: words("nameserver"), searches: words("search"), options: words("options") },
     };
     if let Some(more) = &pod.spec.dns_config {
-        for (list, add) in [(&mut config.servers, &more.nameservers), (&mut config.searches, &more.searches)] {
+        for (list, add) in [
+            (&mut config.servers, &more.nameservers),
+            (&mut config.searches, &more.searches),
+        ] {
             list.extend(add.iter().cloned());
             let mut seen = std::collections::BTreeSet::new();
             list.retain(|x| seen.insert(x.clone()));
         }
         for option in &more.options {
-            config.options.retain(|o| o.split(':').next() != Some(&option.name));
-            config.options.push(option.value.as_ref().map_or_else(|| option.name.clone(), |v| format!("{}:{v}", option.name)));
+            config
+                .options
+                .retain(|o| o.split(':').next() != Some(&option.name));
+            config.options.push(
+                option
+                    .value
+                    .as_ref()
+                    .map_or_else(|| option.name.clone(), |v| format!("{}:{v}", option.name)),
+            );
         }
     }
     config
@@ -124,19 +166,31 @@ fn seccomp(node: &Node, pod: &Pod, own: Option<&Container>) -> SeccompProfile {
     let profile = own.or(pod.spec.security_context.seccomp_profile.as_ref());
     match profile.map(|p| (p.kind.as_str(), &p.localhost_profile)) {
         Some(("Unconfined", _)) => SeccompProfile::Unconfined,
-        Some(("Localhost", path)) => SeccompProfile::Localhost(node.options.root_dir.join("seccomp").join(path)),
+        Some(("Localhost", path)) => {
+            SeccompProfile::Localhost(node.options.root_dir.join("seccomp").join(path))
+        }
         _ => SeccompProfile::RuntimeDefault,
     }
 }
 
 fn namespaces(pod: &Pod) -> NamespaceOptions {
-    let mode = |host| if host { NamespaceMode::Node } else { NamespaceMode::Pod };
+    let mode = |host| {
+        if host {
+            NamespaceMode::Node
+        } else {
+            NamespaceMode::Pod
+        }
+    };
     let pid = match (pod.spec.host_pid, pod.spec.share_process_namespace) {
         (true, _) => PidMode::Node,
         (_, Some(true)) => PidMode::Pod,
         _ => PidMode::Container,
     };
-    NamespaceOptions { network: mode(pod.spec.host_network), pid, ipc: mode(pod.spec.host_ipc) }
+    NamespaceOptions {
+        network: mode(pod.spec.host_network),
+        pid,
+        ipc: mode(pod.spec.host_ipc),
+    }
 }
 
 /// What a Pod's sandbox is made of.
@@ -144,12 +198,25 @@ fn namespaces(pod: &Pod) -> NamespaceOptions {
 pub fn sandbox(node: &Node, pod: &Pod, attempt: u32) -> SandboxConfig {
     let (m, options) = (&pod.metadata, &node.options);
     let resolv = fs::read_to_string(&options.resolv_conf).unwrap_or_default();
-    let ports = pod.all().flat_map(|(_, c)| &c.ports).filter(|p| p.host_port > 0 && !pod.spec.host_network);
+    let ports = pod
+        .all()
+        .flat_map(|(_, c)| &c.ports)
+        .filter(|p| p.host_port > 0 && !pod.spec.host_network);
     SandboxConfig {
-        metadata: SandboxMetadata { name: m.name.clone(), namespace: m.namespace.clone(), uid: m.uid.clone(), attempt },
+        metadata: SandboxMetadata {
+            name: m.name.clone(),
+            namespace: m.namespace.clone(),
+            uid: m.uid.clone(),
+            attempt,
+        },
         hostname: hostname(pod, &options.node_name),
         log_directory: log_directory(node, pod),
-        dns_config: Some(dns(pod, &resolv, options.cluster_dns.into(), &options.cluster_domain)),
+        dns_config: Some(dns(
+            pod,
+            &resolv,
+            options.cluster_dns.into(),
+            &options.cluster_domain,
+        )),
         port_mappings: ports
             .map(|p| PortMapping {
                 protocol: match p.protocol.as_str() {
@@ -167,7 +234,13 @@ pub fn sandbox(node: &Node, pod: &Pod, attempt: u32) -> SandboxConfig {
         linux: LinuxSandboxConfig {
             cgroup_parent: cgroup(pod, &options.cgroup_root),
             namespaces: namespaces(pod),
-            sysctls: pod.spec.security_context.sysctls.iter().map(|s| (s.name.clone(), s.value.clone())).collect(),
+            sysctls: pod
+                .spec
+                .security_context
+                .sysctls
+                .iter()
+                .map(|s| (s.name.clone(), s.value.clone()))
+                .collect(),
             security_context: SandboxSecurityContext {
                 privileged: pod.all().any(|(_, c)| c.security_context.privileged),
                 seccomp: seccomp(node, pod, None),
@@ -179,18 +252,34 @@ pub fn sandbox(node: &Node, pod: &Pod, attempt: u32) -> SandboxConfig {
 /// What a container's resources mean to the kernel. Pure.
 #[must_use]
 pub fn resources(pod: &Pod, container: &Container, node_memory: i64) -> LinuxResources {
-    let get = |map: &BTreeMap<String, String>, name: &str| map.get(name).and_then(|t| t.parse::<Quantity>().ok());
+    let get = |map: &BTreeMap<String, String>, name: &str| {
+        map.get(name).and_then(|t| t.parse::<Quantity>().ok())
+    };
     let (limits, requests) = (&container.resources.limits, &container.resources.requests);
-    let cpu_limit = get(limits, "cpu").map(Quantity::milli_value).filter(|m| *m > 0);
-    let cpu_request = get(requests, "cpu").map(Quantity::milli_value).or(cpu_limit).unwrap_or(0);
-    let memory_limit = get(limits, "memory").map(Quantity::value).filter(|m| *m > 0);
-    let memory_request = get(requests, "memory").map(Quantity::value).or(memory_limit).unwrap_or(0);
+    let cpu_limit = get(limits, "cpu")
+        .map(Quantity::milli_value)
+        .filter(|m| *m > 0);
+    let cpu_request = get(requests, "cpu")
+        .map(Quantity::milli_value)
+        .or(cpu_limit)
+        .unwrap_or(0);
+    let memory_limit = get(limits, "memory")
+        .map(Quantity::value)
+        .filter(|m| *m > 0);
+    let memory_request = get(requests, "memory")
+        .map(Quantity::value)
+        .or(memory_limit)
+        .unwrap_or(0);
     let adjust = match pod.qos() {
         "Guaranteed" => -997,
         "BestEffort" => 1000,
         _ => 1000 - 1000_i64.saturating_mul(memory_request) / node_memory.max(1),
     };
-    let adjust = if pod.qos() == "Burstable" { adjust.clamp(3, 999) } else { adjust };
+    let adjust = if pod.qos() == "Burstable" {
+        adjust.clamp(3, 999)
+    } else {
+        adjust
+    };
     LinuxResources {
         cpu_period: cpu_limit.map(|_| 100_000),
         cpu_quota: cpu_limit.map(|m| (m * 100).max(1000)),
@@ -203,19 +292,36 @@ pub fn resources(pod: &Pod, container: &Container, node_memory: i64) -> LinuxRes
 }
 
 /// Whom the container runs as; refuses root where it must not be. Pure.
-fn security(pod: &Pod, container: &Container, image: &Image, seccomp: SeccompProfile) -> Result<SecurityContext, StartError> {
+fn security(
+    pod: &Pod,
+    container: &Container,
+    image: &Image,
+    seccomp: SeccompProfile,
+) -> Result<SecurityContext, StartError> {
     let (own, of_pod) = (&container.security_context, &pod.spec.security_context);
-    let number = |n: Option<i64>| n.map(|n| u32::try_from(n).map_err(|_| StartError::config(format!("user or group {n} is out of range")))).transpose();
+    let number = |n: Option<i64>| {
+        n.map(|n| {
+            u32::try_from(n)
+                .map_err(|_| StartError::config(format!("user or group {n} is out of range")))
+        })
+        .transpose()
+    };
     let user = number(own.run_as_user.or(of_pod.run_as_user))?;
     let group = number(own.run_as_group.or(of_pod.run_as_group))?;
     if own.run_as_non_root.or(of_pod.run_as_non_root) == Some(true) {
         let place = format!("(pod: \"{}\", container: {})", pod.title(), container.name);
         let from_image = image.user.split(':').next().unwrap_or_default();
         match user {
-            Some(0) => return Err(StartError::config(format!("container's runAsUser breaks non-root policy {place}"))),
+            Some(0) => {
+                return Err(StartError::config(format!(
+                    "container's runAsUser breaks non-root policy {place}"
+                )));
+            }
             Some(_) => {}
             None if from_image.is_empty() || from_image == "0" => {
-                return Err(StartError::config(format!("container has runAsNonRoot and image will run as root {place}")));
+                return Err(StartError::config(format!(
+                    "container has runAsNonRoot and image will run as root {place}"
+                )));
             }
             None if from_image.parse::<u32>().is_err() => {
                 return Err(StartError::config(format!(
@@ -226,16 +332,36 @@ fn security(pod: &Pod, container: &Container, image: &Image, seccomp: SeccompPro
         }
     }
     let open = own.proc_mount == "Unmasked" || own.privileged;
-    let list = |l: &[&str]| if open { Vec::new() } else { l.iter().map(|s| (*s).to_owned()).collect() };
+    let list = |l: &[&str]| {
+        if open {
+            Vec::new()
+        } else {
+            l.iter().map(|s| (*s).to_owned()).collect()
+        }
+    };
     // A group without a user: the image's numeric user, else root.
-    let user = user.or_else(|| group.map(|_| image.user.split(':').next().and_then(|u| u.parse().ok()).unwrap_or(0)));
+    let user = user.or_else(|| {
+        group.map(|_| {
+            image
+                .user
+                .split(':')
+                .next()
+                .and_then(|u| u.parse().ok())
+                .unwrap_or(0)
+        })
+    });
     Ok(SecurityContext {
         privileged: own.privileged,
         add_capabilities: own.capabilities.add.clone(),
         drop_capabilities: own.capabilities.drop.clone(),
         run_as_user: user,
         run_as_group: group,
-        supplemental_groups: of_pod.supplemental_groups.iter().copied().chain(of_pod.fs_group).collect(),
+        supplemental_groups: of_pod
+            .supplemental_groups
+            .iter()
+            .copied()
+            .chain(of_pod.fs_group)
+            .collect(),
         readonly_rootfs: own.read_only_root_filesystem,
         no_new_privs: own.allow_privilege_escalation == Some(false),
         seccomp,
@@ -271,25 +397,56 @@ pub fn hosts(pod: &Pod, host: &str, ips: &[IpAddr], domain: &str, node_hosts: &s
     text
 }
 
-fn mounts(node: &Node, pod: &Pod, container: &Container, volumes: &Mounts, at: &Addresses, env: &[(String, String)]) -> Result<Vec<Mount>, StartError> {
+fn mounts(
+    node: &Node,
+    pod: &Pod,
+    container: &Container,
+    volumes: &Mounts,
+    at: &Addresses,
+    env: &[(String, String)],
+) -> Result<Vec<Mount>, StartError> {
     let mut out = Vec::new();
     for mount in &container.volume_mounts {
-        let base = volumes
-            .paths
-            .get(&mount.name)
-            .ok_or_else(|| StartError::config(format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name)))?;
-        let lookup = |name: &str| env.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.clone());
-        let sub = if mount.sub_path_expr.is_empty() { mount.sub_path.clone() } else { fields::expand(&mount.sub_path_expr, &lookup) };
+        let base = volumes.paths.get(&mount.name).ok_or_else(|| {
+            StartError::config(format!(
+                "cannot find volume \"{}\" to mount into container \"{}\"",
+                mount.name, container.name
+            ))
+        })?;
+        let lookup = |name: &str| {
+            env.iter()
+                .rev()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| v.clone())
+        };
+        let sub = if mount.sub_path_expr.is_empty() {
+            mount.sub_path.clone()
+        } else {
+            fields::expand(&mount.sub_path_expr, &lookup)
+        };
         let host_path = volumes::sub_path(base, &sub).map_err(|e| {
-            StartError::config(format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}", mount.name, container.name))
+            StartError::config(format!(
+                "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
+                mount.name, container.name
+            ))
         })?;
         let target = Path::new(&mount.mount_path);
-        let readonly = mount.read_only || pod.spec.volumes.iter().any(|v| v.name == mount.name && v.is_content());
+        let readonly = mount.read_only
+            || pod
+                .spec
+                .volumes
+                .iter()
+                .any(|v| v.name == mount.name && v.is_content());
         out.push(Mount {
             host_path,
-            container_path: if target.is_absolute() { target.to_owned() } else { Path::new("/").join(target) },
+            container_path: if target.is_absolute() {
+                target.to_owned()
+            } else {
+                Path::new("/").join(target)
+            },
             readonly,
-            recursive_read_only: readonly && matches!(mount.recursive_read_only.as_str(), "Enabled" | "IfPossible"),
+            recursive_read_only: readonly
+                && matches!(mount.recursive_read_only.as_str(), "Enabled" | "IfPossible"),
             propagation: match mount.mount_propagation.as_str() {
                 "HostToContainer" => MountPropagation::HostToContainer,
                 "Bidirectional" => MountPropagation::Bidirectional,
@@ -298,13 +455,20 @@ fn mounts(node: &Node, pod: &Pod, container: &Container, volumes: &Mounts, at: &
         });
     }
     let dir = volumes::pod_dir(&node.options.root_dir, &pod.metadata.uid);
-    if !out.iter().any(|m| m.container_path == Path::new("/etc/hosts")) {
+    if !out
+        .iter()
+        .any(|m| m.container_path == Path::new("/etc/hosts"))
+    {
         let file = dir.join("etc-hosts");
         let host = hostname(pod, &node.options.node_name);
         let own = fs::read_to_string("/etc/hosts").unwrap_or_default();
         let text = hosts(pod, &host, &at.pod, &node.options.cluster_domain, &own);
         write(&file, &text, 0o644)?;
-        out.push(Mount { host_path: file, container_path: "/etc/hosts".into(), ..Mount::default() });
+        out.push(Mount {
+            host_path: file,
+            container_path: "/etc/hosts".into(),
+            ..Mount::default()
+        });
     }
     Ok(out)
 }
@@ -315,7 +479,10 @@ fn write(file: &Path, text: &str, mode: u32) -> Result<(), StartError> {
         .map_or(Ok(()), fs::create_dir_all)
         .and_then(|()| fs::write(file, text))
         .and_then(|()| fs::set_permissions(file, fs::Permissions::from_mode(mode)));
-    done.map_err(|e| StartError { reason: "CreateContainerError", message: format!("{}: {e}", file.display()) })
+    done.map_err(|e| StartError {
+        reason: "CreateContainerError",
+        message: format!("{}: {e}", file.display()),
+    })
 }
 
 /// What a container is started with.
@@ -337,41 +504,76 @@ impl Start {
     /// The reason and message that the container's status shows.
     pub async fn run(&self) -> Result<(), StartError> {
         let Some((role, container)) = self.pod.container(&self.name) else {
-            return Err(StartError::config(format!("the Pod has no container {}", self.name)));
+            return Err(StartError::config(format!(
+                "the Pod has no container {}",
+                self.name
+            )));
         };
         let about = self.pod.reference(Some((role, &self.name)));
         let result = self.steps(role, container, &about).await;
         if let Err(e) = &result {
             let events = &self.node.events;
             match e.reason {
-                "ErrImageNeverPull" => events.warning(&about, "ErrImageNeverPull", e.message.clone()),
+                "ErrImageNeverPull" => {
+                    events.warning(&about, "ErrImageNeverPull", e.message.clone())
+                }
                 "ErrImagePull" => events.warning(&about, "Failed", "Error: ErrImagePull"),
-                "PostStartHookError" => events.warning(&about, "FailedPostStartHook", e.message.clone()),
+                "PostStartHookError" => {
+                    events.warning(&about, "FailedPostStartHook", e.message.clone())
+                }
                 _ => events.warning(&about, "Failed", format!("Error: {}", e.message)),
             }
         }
         result
     }
 
-    async fn steps(&self, role: Role, container: &Container, about: &client::ObjectReference) -> Result<(), StartError> {
+    async fn steps(
+        &self,
+        role: Role,
+        container: &Container,
+        about: &client::ObjectReference,
+    ) -> Result<(), StartError> {
         let (node, pod) = (&self.node, &self.pod);
         let image = self.image(container, about).await?;
-        let at = Addresses { host: node.options.node_ip.to_string(), pod: self.ips.clone() };
-        let env = env::gather(node, pod, container, &at).await.map_err(StartError::config)?;
-        let lookup = |name: &str| env.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+        let at = Addresses {
+            host: node.options.node_ip.to_string(),
+            pod: self.ips.clone(),
+        };
+        let env = env::gather(node, pod, container, &at)
+            .await
+            .map_err(StartError::config)?;
+        let lookup = |name: &str| {
+            env.iter()
+                .rev()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| v.clone())
+        };
         let words = |list: &[String]| list.iter().map(|w| fields::expand(w, &lookup)).collect();
-        let security_context = security(pod, container, &image, seccomp(node, pod, Some(container)))?;
+        let security_context =
+            security(pod, container, &image, seccomp(node, pod, Some(container)))?;
         let mut mounts = mounts(node, pod, container, &self.volumes, &at, &env)?;
-        let mut annotations = BTreeMap::from([("io.kubernetes.container.restartCount".to_owned(), self.attempt.to_string())]);
+        let mut annotations = BTreeMap::from([(
+            "io.kubernetes.container.restartCount".to_owned(),
+            self.attempt.to_string(),
+        )]);
         if !container.termination_message_path.is_empty() {
-            let dir = volumes::pod_dir(&node.options.root_dir, &pod.metadata.uid).join("containers").join(&self.name);
+            let dir = volumes::pod_dir(&node.options.root_dir, &pod.metadata.uid)
+                .join("containers")
+                .join(&self.name);
             let file = dir.join(format!("{}", self.attempt));
             write(&file, "", 0o666)?;
             annotations.insert(MESSAGE_FILE.into(), file.display().to_string());
-            mounts.push(Mount { host_path: file, container_path: container.termination_message_path.clone().into(), ..Mount::default() });
+            mounts.push(Mount {
+                host_path: file,
+                container_path: container.termination_message_path.clone().into(),
+                ..Mount::default()
+            });
         }
         let config = ContainerConfig {
-            metadata: ContainerMetadata { name: self.name.clone(), attempt: self.attempt },
+            metadata: ContainerMetadata {
+                name: self.name.clone(),
+                attempt: self.attempt,
+            },
             image: container.image.clone(),
             command: words(&container.command),
             args: words(&container.args),
@@ -385,43 +587,96 @@ impl Start {
             stdin_once: container.stdin_once,
             tty: container.tty,
             stop_signal: container.lifecycle.stop_signal.clone(),
-            linux: LinuxContainerConfig { resources: resources(pod, container, node.machine.memory.value()), security_context },
+            linux: LinuxContainerConfig {
+                resources: resources(pod, container, node.machine.memory.value()),
+                security_context,
+            },
             ..ContainerConfig::default()
         };
         let runtime = &node.options.runtime;
         let log = log_directory(node, pod).join(&self.name);
-        fs::create_dir_all(&log).map_err(|e| StartError { reason: "CreateContainerError", message: format!("{}: {e}", log.display()) })?;
+        fs::create_dir_all(&log).map_err(|e| StartError {
+            reason: "CreateContainerError",
+            message: format!("{}: {e}", log.display()),
+        })?;
         let id = runtime
             .create_container(&self.sandbox, config)
             .await
-            .map_err(|e| StartError { reason: "CreateContainerError", message: e.to_string() })?;
-        self.shared.containers.lock().unwrap_or_else(PoisonError::into_inner).push(id.clone());
-        node.events.normal(about, "Created", format!("Container created: {}", self.name).replace("Container created", "Created container"));
-        link_log(node, pod, &self.name, id.as_str(), &log.join(format!("{}.log", self.attempt)));
-        runtime.start_container(&id).await.map_err(|e| StartError { reason: "RunContainerError", message: e.to_string() })?;
-        node.events.normal(about, "Started", format!("Started container {}", self.name));
+            .map_err(|e| StartError {
+                reason: "CreateContainerError",
+                message: e.to_string(),
+            })?;
+        self.shared
+            .containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(id.clone());
+        node.events.normal(
+            about,
+            "Created",
+            format!("Container created: {}", self.name)
+                .replace("Container created", "Created container"),
+        );
+        link_log(
+            node,
+            pod,
+            &self.name,
+            id.as_str(),
+            &log.join(format!("{}.log", self.attempt)),
+        );
+        runtime.start_container(&id).await.map_err(|e| StartError {
+            reason: "RunContainerError",
+            message: e.to_string(),
+        })?;
+        node.events
+            .normal(about, "Started", format!("Started container {}", self.name));
         self.shared.nudge.notify_one();
         let _ = role;
         if let Some(hook) = &container.lifecycle.post_start {
-            let target = crate::probe::Target { container, id: &id, ip: self.ips.first().copied() };
+            let target = crate::probe::Target {
+                container,
+                id: &id,
+                ip: self.ips.first().copied(),
+            };
             if let Err(why) = crate::probe::hook(node, &target, hook).await {
                 let message = format!("PostStartHook failed: {why}");
                 let grace = u64::try_from(pod.grace()).unwrap_or(30);
-                if let Err(error) = runtime.stop_container(&id, std::time::Duration::from_secs(grace)).await {
+                if let Err(error) = runtime
+                    .stop_container(&id, std::time::Duration::from_secs(grace))
+                    .await
+                {
                     tracing::warn!(%error, container = %id, "cannot stop a container whose postStart hook failed");
                 }
-                return Err(StartError { reason: "PostStartHookError", message });
+                return Err(StartError {
+                    reason: "PostStartHookError",
+                    message,
+                });
             }
         }
         Ok(())
     }
 
     /// The image, fetched if the policy says so.
-    async fn image(&self, container: &Container, about: &client::ObjectReference) -> Result<Image, StartError> {
-        let (runtime, events, name) = (&self.node.options.runtime, &self.node.events, &container.image);
-        let inspect = |e: runtime::Error| StartError { reason: "ImageInspectError", message: format!("Failed to inspect image \"{name}\": {e}") };
+    async fn image(
+        &self,
+        container: &Container,
+        about: &client::ObjectReference,
+    ) -> Result<Image, StartError> {
+        let (runtime, events, name) = (
+            &self.node.options.runtime,
+            &self.node.events,
+            &container.image,
+        );
+        let inspect = |e: runtime::Error| StartError {
+            reason: "ImageInspectError",
+            message: format!("Failed to inspect image \"{name}\": {e}"),
+        };
         let present = runtime.image_status(name).await.map_err(inspect)?;
-        let latest = !name.contains('@') && name.rsplit('/').next().is_some_and(|n| !n.contains(':') || n.ends_with(":latest"));
+        let latest = !name.contains('@')
+            && name
+                .rsplit('/')
+                .next()
+                .is_some_and(|n| !n.contains(':') || n.ends_with(":latest"));
         let policy = match container.image_pull_policy.as_str() {
             "" if latest => "Always",
             "" => "IfNotPresent",
@@ -430,10 +685,16 @@ impl Start {
         match (policy, present) {
             ("Never", None) => Err(StartError {
                 reason: "ErrImageNeverPull",
-                message: format!("Container image \"{name}\" is not present with pull policy of Never"),
+                message: format!(
+                    "Container image \"{name}\" is not present with pull policy of Never"
+                ),
             }),
             ("Never" | "IfNotPresent", Some(image)) => {
-                events.normal(about, "Pulled", format!("Container image \"{name}\" already present on machine"));
+                events.normal(
+                    about,
+                    "Pulled",
+                    format!("Container image \"{name}\" already present on machine"),
+                );
                 Ok(image)
             }
             (_, present) => {
@@ -447,12 +708,23 @@ impl Start {
                     }
                     // What is present serves, when there is no registry to be had.
                     Err(runtime::Error::Unimplemented(_)) if present.is_some() => {
-                        events.normal(about, "Pulled", format!("Container image \"{name}\" already present on machine"));
+                        events.normal(
+                            about,
+                            "Pulled",
+                            format!("Container image \"{name}\" already present on machine"),
+                        );
                         present.ok_or_else(|| StartError::config("no image"))
                     }
                     Err(e) => {
-                        events.warning(about, "Failed", format!("Failed to pull image \"{name}\": {e}"));
-                        Err(StartError { reason: "ErrImagePull", message: format!("failed to pull image \"{name}\": {e}") })
+                        events.warning(
+                            about,
+                            "Failed",
+                            format!("Failed to pull image \"{name}\": {e}"),
+                        );
+                        Err(StartError {
+                            reason: "ErrImagePull",
+                            message: format!("failed to pull image \"{name}\": {e}"),
+                        })
                     }
                 }
             }
@@ -463,8 +735,13 @@ impl Start {
 /// `<pod>_<namespace>_<container>-<id>.log`, for log collectors.
 fn link_log(node: &Node, pod: &Pod, container: &str, id: &str, log: &Path) {
     let dir = &node.options.containers_log_dir;
-    let link = dir.join(format!("{}_{}_{container}-{id}.log", pod.metadata.name, pod.metadata.namespace));
-    if let Err(error) = fs::create_dir_all(dir).and_then(|()| std::os::unix::fs::symlink(log, &link)) {
+    let link = dir.join(format!(
+        "{}_{}_{container}-{id}.log",
+        pod.metadata.name, pod.metadata.namespace
+    ));
+    if let Err(error) =
+        fs::create_dir_all(dir).and_then(|()| std::os::unix::fs::symlink(log, &link))
+    {
         tracing::debug!(%error, link = %link.display(), "no link to a log");
     }
 }
@@ -472,9 +749,14 @@ fn link_log(node: &Node, pod: &Pod, container: &str, id: &str, log: &Path) {
 /// Removes the links of a Pod's logs.
 pub fn unlink_logs(node: &Node, pod: &Pod) {
     let prefix = format!("{}_{}_", pod.metadata.name, pod.metadata.namespace);
-    let Ok(entries) = fs::read_dir(&node.options.containers_log_dir) else { return };
+    let Ok(entries) = fs::read_dir(&node.options.containers_log_dir) else {
+        return;
+    };
     let logs = log_directory(node, pod);
-    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)) {
+    for entry in entries
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().starts_with(&prefix))
+    {
         if fs::read_link(entry.path()).is_ok_and(|to| to.starts_with(&logs))
             && let Err(error) = fs::remove_file(entry.path())
         {

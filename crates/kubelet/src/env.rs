@@ -15,16 +15,25 @@ pub fn of_services<'a>(services: impl Iterator<Item = &'a Service>) -> Vec<(Stri
     let mut out = Vec::new();
     for service in services {
         let (ip, ports) = (&service.spec.cluster_ip, &service.spec.ports);
-        let Some(first) = ports.first().filter(|_| !ip.is_empty() && ip != "None") else { continue };
+        let Some(first) = ports.first().filter(|_| !ip.is_empty() && ip != "None") else {
+            continue;
+        };
         let name = service.metadata.name.to_uppercase().replace('-', "_");
         out.push((format!("{name}_SERVICE_HOST"), ip.clone()));
         out.push((format!("{name}_SERVICE_PORT"), first.port.to_string()));
         for port in ports.iter().filter(|p| !p.name.is_empty()) {
             let port_name = port.name.to_uppercase().replace('-', "_");
-            out.push((format!("{name}_SERVICE_PORT_{port_name}"), port.port.to_string()));
+            out.push((
+                format!("{name}_SERVICE_PORT_{port_name}"),
+                port.port.to_string(),
+            ));
         }
         for (i, port) in ports.iter().enumerate() {
-            let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
+            let protocol = if port.protocol.is_empty() {
+                "TCP"
+            } else {
+                &port.protocol
+            };
             let url = format!("{}://{ip}:{}", protocol.to_lowercase(), port.port);
             if i == 0 {
                 out.push((format!("{name}_PORT"), url.clone()));
@@ -40,20 +49,47 @@ pub fn of_services<'a>(services: impl Iterator<Item = &'a Service>) -> Vec<(Stri
 }
 
 /// Keys and values of a ConfigMap or Secret. `None` if it doesn't exist.
-async fn values(node: &Node, pod: &Pod, kind: &str, name: &str) -> Result<Option<BTreeMap<String, String>>, String> {
+async fn values(
+    node: &Node,
+    pod: &Pod,
+    kind: &str,
+    name: &str,
+) -> Result<Option<BTreeMap<String, String>>, String> {
     let namespace = &pod.metadata.namespace;
-    let missing = |e: client::Error| if e.is_not_found() { Ok(None) } else { Err(format!("{kind} {name:?}: {e}")) };
+    let missing = |e: client::Error| {
+        if e.is_not_found() {
+            Ok(None)
+        } else {
+            Err(format!("{kind} {name:?}: {e}"))
+        }
+    };
     if kind == "configmap" {
-        return match node.options.client.get::<ConfigMap>(&kinds::CONFIG_MAPS, namespace, name).await {
+        return match node
+            .options
+            .client
+            .get::<ConfigMap>(&kinds::CONFIG_MAPS, namespace, name)
+            .await
+        {
             Ok(map) => Ok(Some(map.data)),
             Err(e) => missing(e),
         };
     }
-    match node.options.client.get::<Secret>(&kinds::SECRETS, namespace, name).await {
+    match node
+        .options
+        .client
+        .get::<Secret>(&kinds::SECRETS, namespace, name)
+        .await
+    {
         Ok(secret) => {
             let decode = |v: &String| base64::engine::general_purpose::STANDARD.decode(v).ok();
             let text = |v: &String| decode(v).map(|b| String::from_utf8_lossy(&b).into_owned());
-            Ok(Some(secret.data.iter().filter_map(|(k, v)| Some((k.clone(), text(v)?))).collect()))
+            Ok(Some(
+                secret
+                    .data
+                    .iter()
+                    .filter_map(|(k, v)| Some((k.clone(), text(v)?)))
+                    .collect(),
+            ))
         }
         Err(e) => missing(e),
     }
@@ -63,7 +99,12 @@ async fn values(node: &Node, pod: &Pod, kind: &str, name: &str) -> Result<Option
 ///
 /// # Errors
 /// Upstream's texts for what is missing: a `CreateContainerConfigError`.
-pub async fn gather(node: &Node, pod: &Pod, container: &Container, at: &Addresses) -> Result<Vec<(String, String)>, String> {
+pub async fn gather(
+    node: &Node,
+    pod: &Pod,
+    container: &Container,
+    at: &Addresses,
+) -> Result<Vec<(String, String)>, String> {
     let mut env: Vec<(String, String)> = Vec::new();
     let api = &node.options.api_server;
     let kubernetes = node.services.get("default/kubernetes");
@@ -90,14 +131,23 @@ pub async fn gather(node: &Node, pod: &Pod, container: &Container, at: &Addresse
             (None, None) => continue,
         };
         match values(node, pod, kind, &reference.name).await? {
-            Some(map) => env.extend(map.into_iter().map(|(k, v)| (format!("{}{k}", from.prefix), v))),
+            Some(map) => env.extend(
+                map.into_iter()
+                    .map(|(k, v)| (format!("{}{k}", from.prefix), v)),
+            ),
             None if reference.optional == Some(true) => {}
             None => return Err(format!("{kind} \"{}\" not found", reference.name)),
         }
     }
     for var in &container.env {
         let known = env.clone();
-        let lookup = |name: &str| known.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+        let lookup = |name: &str| {
+            known
+                .iter()
+                .rev()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| v.clone())
+        };
         let Some(source) = &var.value_from else {
             env.push((var.name.clone(), fields::expand(&var.value, &lookup)));
             continue;
@@ -105,7 +155,12 @@ pub async fn gather(node: &Node, pod: &Pod, container: &Container, at: &Addresse
         let value = if let Some(from) = &source.field_ref {
             Some(fields::field(pod, &from.field_path, at)?)
         } else if let Some(from) = &source.resource_field_ref {
-            Some(fields::resource(pod, Some(container), from, (&node.machine.cpu, &node.machine.memory))?)
+            Some(fields::resource(
+                pod,
+                Some(container),
+                from,
+                (&node.machine.cpu, &node.machine.memory),
+            )?)
         } else {
             let (kind, title, from) = match (&source.config_map_key_ref, &source.secret_key_ref) {
                 (Some(r), _) => ("configmap", "ConfigMap", r),
@@ -113,10 +168,16 @@ pub async fn gather(node: &Node, pod: &Pod, container: &Container, at: &Addresse
                 (None, None) => continue,
             };
             if !cache.contains_key(&(kind, from.name.as_str())) {
-                cache.insert((kind, &from.name), values(node, pod, kind, &from.name).await?);
+                cache.insert(
+                    (kind, &from.name),
+                    values(node, pod, kind, &from.name).await?,
+                );
             }
             let optional = from.optional == Some(true);
-            match cache.get(&(kind, from.name.as_str())).and_then(Option::as_ref) {
+            match cache
+                .get(&(kind, from.name.as_str()))
+                .and_then(Option::as_ref)
+            {
                 None if optional => None,
                 None => return Err(format!("{kind} \"{}\" not found", from.name)),
                 Some(map) => match map.get(&from.key) {
@@ -147,7 +208,10 @@ mod tests {
             "metadata": {"name": "my-web"}, "spec": {"clusterIP": "10.43.0.9", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}
         }))
         .unwrap();
-        let text: String = of_services([&service].into_iter()).iter().map(|(k, v)| format!("{k}={v}\n")).collect();
+        let text: String = of_services([&service].into_iter())
+            .iter()
+            .map(|(k, v)| format!("{k}={v}\n"))
+            .collect();
         expect![[r#"
             MY_WEB_SERVICE_HOST=10.43.0.9
             MY_WEB_SERVICE_PORT=80

@@ -20,7 +20,10 @@ pub struct Addresses {
 pub fn field(pod: &Pod, path: &str, at: &Addresses) -> Result<String, String> {
     let m = &pod.metadata;
     let lines = |map: &std::collections::BTreeMap<String, String>| {
-        map.iter().map(|(k, v)| format!("{k}={}", go_quote(v))).collect::<Vec<_>>().join("\n")
+        map.iter()
+            .map(|(k, v)| format!("{k}={}", go_quote(v)))
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     let ips = || at.pod.iter().map(ToString::to_string).collect::<Vec<_>>();
     if let Some((map, key)) = path.strip_suffix("']").and_then(|p| p.split_once("['")) {
@@ -67,16 +70,32 @@ fn go_quote(text: &str) -> String {
 ///
 /// # Errors
 /// When container, resource or divisor make no sense.
-pub fn resource(pod: &Pod, own: Option<&Container>, from: &ResourceFieldRef, node: (&Quantity, &Quantity)) -> Result<String, String> {
+pub fn resource(
+    pod: &Pod,
+    own: Option<&Container>,
+    from: &ResourceFieldRef,
+    node: (&Quantity, &Quantity),
+) -> Result<String, String> {
     let container = match (from.container_name.as_str(), own) {
         ("", Some(own)) => own,
-        (name, _) => pod.container(name).map(|(_, c)| c).ok_or_else(|| format!("container {name} not found"))?,
+        (name, _) => pod
+            .container(name)
+            .map(|(_, c)| c)
+            .ok_or_else(|| format!("container {name} not found"))?,
     };
-    let (list, name) = from.resource.split_once('.').ok_or_else(|| format!("unsupported container resource : {}", from.resource))?;
+    let (list, name) = from
+        .resource
+        .split_once('.')
+        .ok_or_else(|| format!("unsupported container resource : {}", from.resource))?;
     let map = match list {
         "limits" => &container.resources.limits,
         "requests" => &container.resources.requests,
-        _ => return Err(format!("unsupported container resource : {}", from.resource)),
+        _ => {
+            return Err(format!(
+                "unsupported container resource : {}",
+                from.resource
+            ));
+        }
     };
     let parse = |t: &str| t.parse::<Quantity>().map_err(|e| format!("{t}: {e}"));
     let amount = match map.get(name) {
@@ -93,7 +112,11 @@ pub fn resource(pod: &Pod, own: Option<&Container>, from: &ResourceFieldRef, nod
         return Err(format!("divisor {} is not positive", from.divisor));
     }
     let milli = i128::from(amount.value()) * 1000;
-    let milli = if name == "cpu" { i128::from(amount.milli_value()) } else { milli };
+    let milli = if name == "cpu" {
+        i128::from(amount.milli_value())
+    } else {
+        milli
+    };
     let divisor = i128::from(divisor);
     Ok(((milli + divisor - 1) / divisor).to_string())
 }
@@ -146,13 +169,22 @@ mod tests {
     #[test]
     fn resources_are_rounded_up() {
         let c: Container = serde_json::from_value(serde_json::json!({"name": "c", "resources": {
-            "limits": {"cpu": "1500m", "memory": "100Mi"}, "requests": {"cpu": "250m"}}})).unwrap();
+            "limits": {"cpu": "1500m", "memory": "100Mi"}, "requests": {"cpu": "250m"}}}))
+        .unwrap();
         let (cpu, memory) = ("4".parse().unwrap(), "8Gi".parse().unwrap());
         let get = |resource: &str, divisor: &str| {
-            let from = ResourceFieldRef { resource: resource.into(), divisor: divisor.into(), ..Default::default() };
+            let from = ResourceFieldRef {
+                resource: resource.into(),
+                divisor: divisor.into(),
+                ..Default::default()
+            };
             resource_of(&c, &from, (&cpu, &memory))
         };
-        fn resource_of(c: &Container, from: &ResourceFieldRef, node: (&Quantity, &Quantity)) -> String {
+        fn resource_of(
+            c: &Container,
+            from: &ResourceFieldRef,
+            node: (&Quantity, &Quantity),
+        ) -> String {
             resource(&Pod::default(), Some(c), from, node).unwrap()
         }
         assert_eq!(get("limits.cpu", ""), "2");

@@ -90,14 +90,24 @@ pub enum Error {
 /// # Errors
 /// When the port is taken, directories can't be made, or the API server refuses the Node.
 pub async fn start(options: Options) -> Result<(), Error> {
-    for dir in [&options.root_dir, &options.log_dir, &options.containers_log_dir] {
+    for dir in [
+        &options.root_dir,
+        &options.log_dir,
+        &options.containers_log_dir,
+    ] {
         std::fs::create_dir_all(dir).map_err(|e| Error::Directory(dir.display().to_string(), e))?;
     }
     let shutdown = options.shutdown.clone();
     let client = options.client.clone();
     let informers = Informers::new(client.clone(), shutdown.clone());
     let services = informers.all::<Service>();
-    let events = EventRecorder::start(client.clone(), options.world.clone(), "kubelet", &options.node_name, shutdown.clone());
+    let events = EventRecorder::start(
+        client.clone(),
+        options.world.clone(),
+        "kubelet",
+        &options.node_name,
+        shutdown.clone(),
+    );
     let node = Arc::new_cyclic(|this: &Weak<Node>| {
         let this = this.clone();
         let tell = move |uid: &str| {
@@ -115,17 +125,33 @@ pub async fn start(options: Options) -> Result<(), Error> {
         }
     });
     // Subscribe first, then list: nothing is missed in between.
-    tokio::spawn(shutdown.clone().run_until_cancelled_owned(follow_runtime(node.clone())));
+    tokio::spawn(
+        shutdown
+            .clone()
+            .run_until_cancelled_owned(follow_runtime(node.clone())),
+    );
     let listener = skiff_http::Server::bind(node.options.listen).await?;
     let (certificate, key) = &node.options.serving;
     let serving = skiff_http::tls::ServingCertificate::new(certificate, key)?;
     let tls = skiff_http::tls::server_config(serving, &node.options.client_ca)?;
-    tokio::spawn(listener.serve(tls, Arc::new(server::Server(node.clone())), shutdown.clone()));
+    tokio::spawn(listener.serve(
+        tls,
+        Arc::new(server::Server(node.clone())),
+        shutdown.clone(),
+    ));
     let inventory = Inventory::take(&node).await?;
     register(&node).await?;
     let pods = spec::pods_of(&informers, &node.options.node_name);
-    tokio::spawn(shutdown.clone().run_until_cancelled_owned(node.clone().keep_reporting()));
-    tokio::spawn(shutdown.clone().run_until_cancelled_owned(node.clone().keep_lease()));
+    tokio::spawn(
+        shutdown
+            .clone()
+            .run_until_cancelled_owned(node.clone().keep_reporting()),
+    );
+    tokio::spawn(
+        shutdown
+            .clone()
+            .run_until_cancelled_owned(node.clone().keep_lease()),
+    );
     tokio::spawn(shutdown.run_until_cancelled_owned(async move {
         pods.synced().await;
         // Service variables are part of a container's environment from its start.
@@ -134,7 +160,9 @@ pub async fn start(options: Options) -> Result<(), Error> {
         let (on_change, found) = (node.clone(), inventory.clone());
         pods.on_change(move |change| {
             if let (Some(old), new) = (&change.old, &change.new)
-                && new.as_ref().is_none_or(|n| n.metadata.uid != old.metadata.uid)
+                && new
+                    .as_ref()
+                    .is_none_or(|n| n.metadata.uid != old.metadata.uid)
             {
                 update(&on_change, &found, old, true);
             }
@@ -142,7 +170,8 @@ pub async fn start(options: Options) -> Result<(), Error> {
                 update(&on_change, &found, new, false);
             }
         });
-        let orphans = std::mem::take(&mut *inventory.lock().unwrap_or_else(PoisonError::into_inner));
+        let orphans =
+            std::mem::take(&mut *inventory.lock().unwrap_or_else(PoisonError::into_inner));
         orphans.remove(&node).await;
     }));
     Ok(())
@@ -170,19 +199,30 @@ fn update(node: &Arc<Node>, inventory: &Mutex<Inventory>, pod: &Arc<Pod>, gone: 
     let uid = &pod.metadata.uid;
     let mut workers = node.workers.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(handle) = workers.get(uid) {
-        handle.latest.send_replace(Latest { pod: pod.clone(), gone });
+        handle.latest.send_replace(Latest {
+            pod: pod.clone(),
+            gone,
+        });
         return;
     }
     if gone {
         return;
     }
-    let found = inventory.lock().unwrap_or_else(PoisonError::into_inner).0.remove(uid).unwrap_or_default();
+    let found = inventory
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .0
+        .remove(uid)
+        .unwrap_or_default();
     let over = matches!(pod.status["phase"].as_str(), Some("Succeeded" | "Failed"));
     if over && found.0.is_empty() && pod.metadata.deletion_timestamp.is_none() {
         // It ended before and nothing of it is left here: its status stays as it is.
         return;
     }
-    workers.insert(uid.clone(), worker::start(node, pod.clone(), found.0, found.1));
+    workers.insert(
+        uid.clone(),
+        worker::start(node, pod.clone(), found.0, found.1),
+    );
 }
 
 /// What the runtime had when we started, by the Pods' UIDs.
@@ -196,7 +236,9 @@ impl Inventory {
         let mut owners: BTreeMap<SandboxId, String> = BTreeMap::new();
         for sandbox in runtime.list_pod_sandboxes().await? {
             // Without the label it isn't a kubelet's.
-            let Some(uid) = sandbox.labels.get(container::POD_UID) else { continue };
+            let Some(uid) = sandbox.labels.get(container::POD_UID) else {
+                continue;
+            };
             owners.insert(sandbox.id.clone(), uid.clone());
             found.0.entry(uid.clone()).or_default().0.push(sandbox.id);
         }
@@ -218,10 +260,16 @@ impl Inventory {
                 }
             }
         }
-        let Ok(entries) = std::fs::read_dir(node.options.root_dir.join("pods")) else { return };
+        let Ok(entries) = std::fs::read_dir(node.options.root_dir.join("pods")) else {
+            return;
+        };
         for entry in entries.flatten() {
             let uid = entry.file_name().to_string_lossy().into_owned();
-            let known = node.workers.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&uid);
+            let known = node
+                .workers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains_key(&uid);
             if !known && let Err(error) = volumes::remove(&node.options.root_dir, &uid) {
                 tracing::warn!(error, "cannot remove the directory of a Pod that is gone");
             }
@@ -234,7 +282,13 @@ async fn follow_runtime(node: Arc<Node>) {
     let mut owners: HashMap<SandboxId, String> = HashMap::new();
     loop {
         let mut events = node.options.runtime.events();
-        let all: Vec<String> = node.workers.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        let all: Vec<String> = node
+            .workers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .cloned()
+            .collect();
         for uid in all {
             node.nudge(&uid, false);
         }
@@ -242,7 +296,13 @@ async fn follow_runtime(node: Arc<Node>) {
             let known = owners.get(&event.sandbox).cloned();
             let owner = match known {
                 Some(uid) => Some(uid),
-                None => node.options.runtime.pod_sandbox_status(&event.sandbox).await.ok().and_then(|s| s.labels.get(container::POD_UID).cloned()),
+                None => node
+                    .options
+                    .runtime
+                    .pod_sandbox_status(&event.sandbox)
+                    .await
+                    .ok()
+                    .and_then(|s| s.labels.get(container::POD_UID).cloned()),
             };
             if let Some(uid) = owner {
                 node.nudge(&uid, false);

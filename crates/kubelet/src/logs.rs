@@ -35,7 +35,13 @@ struct Wanted {
 impl Wanted {
     fn of(query: &Query, now: Timestamp) -> Result<Self, String> {
         fn number<T: std::str::FromStr>(query: &Query, name: &str) -> Result<Option<T>, String> {
-            query.get(name).map(|t| t.parse().map_err(|_| format!("{name}: {t} is not a number"))).transpose()
+            query
+                .get(name)
+                .map(|t| {
+                    t.parse()
+                        .map_err(|_| format!("{name}: {t} is not a number"))
+                })
+                .transpose()
         }
         let mut wanted = Self {
             follow: query.is_true("follow"),
@@ -43,13 +49,17 @@ impl Wanted {
             tail: number(query, "tailLines")?,
             since: None,
             limit: number(query, "limitBytes")?,
-            stream: query.get("stream").filter(|s| !s.is_empty() && *s != "All").map(str::to_ascii_lowercase),
+            stream: query
+                .get("stream")
+                .filter(|s| !s.is_empty() && *s != "All")
+                .map(str::to_ascii_lowercase),
         };
         if let Some(seconds) = number::<i64>(query, "sinceSeconds")? {
             wanted.since = now.checked_sub(SignedDuration::from_secs(seconds)).ok();
         }
         if let Some(time) = query.get("sinceTime") {
-            let at = api::time::parse(time).ok_or_else(|| format!("sinceTime: {time} is not a time"))?;
+            let at =
+                api::time::parse(time).ok_or_else(|| format!("sinceTime: {time} is not a time"))?;
             wanted.since = Some(at);
         }
         Ok(wanted)
@@ -60,8 +70,13 @@ impl Wanted {
 ///
 /// # Errors
 /// 400 for bad parameters, 500 when the log cannot be read.
-pub fn serve(node: Arc<Node>, status: ContainerStatus, query: &Query) -> Result<Response<Body>, (StatusCode, String)> {
-    let wanted = Wanted::of(query, node.options.world.now()).map_err(|e| (StatusCode::BAD_REQUEST, e))?;
+pub fn serve(
+    node: Arc<Node>,
+    status: ContainerStatus,
+    query: &Query,
+) -> Result<Response<Body>, (StatusCode, String)> {
+    let wanted =
+        Wanted::of(query, node.options.world.now()).map_err(|e| (StatusCode::BAD_REQUEST, e))?;
     let (lines, answer) = body::channel(16);
     let shutdown = node.options.shutdown.clone();
     tokio::spawn(shutdown.run_until_cancelled_owned(async move {
@@ -71,7 +86,9 @@ pub fn serve(node: Arc<Node>, status: ContainerStatus, query: &Query) -> Result<
     }));
     let mut response = Response::new(answer);
     let kind = http::HeaderValue::from_static("text/plain");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, kind);
     Ok(response)
 }
 
@@ -87,7 +104,12 @@ impl Filter {
     /// What is shown of a line; `None` when nothing is.
     fn show(&mut self, line: &str) -> Option<String> {
         let mut parts = line.splitn(4, ' ');
-        let (time, stream, tag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next().unwrap_or(""));
+        let (time, stream, tag, text) = (
+            parts.next()?,
+            parts.next()?,
+            parts.next()?,
+            parts.next().unwrap_or(""),
+        );
         if self.wanted.stream.as_deref().is_some_and(|s| s != stream) {
             return None;
         }
@@ -111,10 +133,15 @@ impl Filter {
 
     /// Cuts what goes beyond the limit; true when nothing more is to be sent.
     fn limited(&mut self, text: &mut String) -> bool {
-        let Some(limit) = self.wanted.limit else { return false };
+        let Some(limit) = self.wanted.limit else {
+            return false;
+        };
         let left = limit.saturating_sub(self.sent);
         if text.len() >= left {
-            let end = (0..=left).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+            let end = (0..=left)
+                .rev()
+                .find(|i| text.is_char_boundary(*i))
+                .unwrap_or(0);
             text.truncate(end);
             return true;
         }
@@ -125,21 +152,41 @@ impl Filter {
 
 /// The files of a log, oldest first: rotated ones have a time stamp at their end.
 fn files(log: &Path) -> Vec<PathBuf> {
-    let Some((dir, name)) = log.parent().zip(log.file_name().and_then(|n| n.to_str())) else { return Vec::new() };
+    let Some((dir, name)) = log.parent().zip(log.file_name().and_then(|n| n.to_str())) else {
+        return Vec::new();
+    };
     let prefix = format!("{name}.");
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut rotated: Vec<PathBuf> =
-        entries.map(|e| e.path()).filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix))).collect();
+    let mut rotated: Vec<PathBuf> = entries
+        .map(|e| e.path())
+        .filter(|p| {
+            p.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with(&prefix))
+        })
+        .collect();
     rotated.sort();
     rotated.push(log.to_owned());
     rotated
 }
 
-async fn send(node: &Node, status: &ContainerStatus, wanted: Wanted, lines: mpsc::Sender<Bytes>) -> std::io::Result<()> {
+async fn send(
+    node: &Node,
+    status: &ContainerStatus,
+    wanted: Wanted,
+    lines: mpsc::Sender<Bytes>,
+) -> std::io::Result<()> {
     let (follow, tail) = (wanted.follow, wanted.tail);
-    let mut filter = Filter { wanted, inside: false, sent: 0 };
+    let mut filter = Filter {
+        wanted,
+        inside: false,
+        sent: 0,
+    };
     // The file is watched before it is read, so that nothing falls in between.
-    let growth = if follow { Some(Growth::of(&status.log_path)?) } else { None };
+    let growth = if follow {
+        Some(Growth::of(&status.log_path)?)
+    } else {
+        None
+    };
     let mut text = String::new();
     let mut end = 0;
     for file in files(&status.log_path) {
@@ -173,7 +220,14 @@ async fn send(node: &Node, status: &ContainerStatus, wanted: Wanted, lines: mpsc
 }
 
 /// Sends what is appended, until the container has ended and all of it is read.
-async fn tail_of(node: &Node, status: &ContainerStatus, mut filter: Filter, mut growth: Growth, mut at: u64, lines: mpsc::Sender<Bytes>) -> std::io::Result<()> {
+async fn tail_of(
+    node: &Node,
+    status: &ContainerStatus,
+    mut filter: Filter,
+    mut growth: Growth,
+    mut at: u64,
+    lines: mpsc::Sender<Bytes>,
+) -> std::io::Result<()> {
     let mut file = std::fs::File::open(&status.log_path)?;
     let mut rest = Vec::new();
     loop {
@@ -192,7 +246,10 @@ async fn tail_of(node: &Node, status: &ContainerStatus, mut filter: Filter, mut 
             rest.extend_from_slice(&chunk[..n]);
             let whole = rest.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
             let done: Vec<u8> = rest.drain(..whole).collect();
-            let mut text: String = String::from_utf8_lossy(&done).lines().filter_map(|l| filter.show(l)).collect();
+            let mut text: String = String::from_utf8_lossy(&done)
+                .lines()
+                .filter_map(|l| filter.show(l))
+                .collect();
             let full = filter.limited(&mut text);
             if !text.is_empty() && lines.send(text.into()).await.is_err() || full {
                 return Ok(());
@@ -224,18 +281,26 @@ async fn tail_of(node: &Node, status: &ContainerStatus, mut filter: Filter, mut 
 struct Growth(AsyncFd<rustix::fd::OwnedFd>);
 
 impl Growth {
-    #[allow(deprecated, reason = "the descriptor is owned by the AsyncFd, so it lives as long; register is unsafe, which this crate bans")]
+    #[allow(
+        deprecated,
+        reason = "the descriptor is owned by the AsyncFd, so it lives as long; register is unsafe, which this crate bans"
+    )]
     fn of(path: &Path) -> std::io::Result<Self> {
         use rustix::fs::inotify;
         let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-        inotify::add_watch(&fd, path, inotify::WatchFlags::MODIFY | inotify::WatchFlags::MOVE_SELF)?;
+        inotify::add_watch(
+            &fd,
+            path,
+            inotify::WatchFlags::MODIFY | inotify::WatchFlags::MOVE_SELF,
+        )?;
         Ok(Self(AsyncFd::new(fd)?))
     }
 
     async fn wait(&mut self) -> std::io::Result<()> {
         let mut ready = self.0.readable().await?;
         let mut buffer = [0_u8; 4096];
-        let read = ready.try_io(|fd| rustix::io::read(fd.get_ref(), &mut buffer).map_err(Into::into));
+        let read =
+            ready.try_io(|fd| rustix::io::read(fd.get_ref(), &mut buffer).map_err(Into::into));
         match read {
             Ok(Ok(_)) | Err(_) => Ok(()),
             Ok(Err(error)) => Err(error),
@@ -248,7 +313,11 @@ mod tests {
     use super::*;
 
     fn filter(wanted: Wanted) -> Filter {
-        Filter { wanted, inside: false, sent: 0 }
+        Filter {
+            wanted,
+            inside: false,
+            sent: 0,
+        }
     }
 
     #[test]
@@ -264,12 +333,25 @@ mod tests {
             lines.iter().filter_map(|l| f.show(l)).collect::<String>()
         };
         assert_eq!(show(Wanted::default()), "one\ntwo\nthree\n");
-        assert_eq!(show(Wanted { stream: Some("stderr".into()), ..Wanted::default() }), "two\n");
         assert_eq!(
-            show(Wanted { since: "2026-01-01T00:00:02Z".parse().ok(), timestamps: true, ..Wanted::default() }),
+            show(Wanted {
+                stream: Some("stderr".into()),
+                ..Wanted::default()
+            }),
+            "two\n"
+        );
+        assert_eq!(
+            show(Wanted {
+                since: "2026-01-01T00:00:02Z".parse().ok(),
+                timestamps: true,
+                ..Wanted::default()
+            }),
             "2026-01-01T00:00:02Z three\n"
         );
-        let mut f = filter(Wanted { limit: Some(5), ..Wanted::default() });
+        let mut f = filter(Wanted {
+            limit: Some(5),
+            ..Wanted::default()
+        });
         let mut text = "one\ntwo\n".to_owned();
         assert!(f.limited(&mut text));
         assert_eq!(text, "one\nt");

@@ -31,7 +31,10 @@ pub struct Machine {
 }
 
 fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 impl Machine {
@@ -41,16 +44,31 @@ impl Machine {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let kib = read("/proc/meminfo")
             .lines()
-            .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<i64>().ok())
+            .find_map(|l| {
+                l.strip_prefix("MemTotal:")?
+                    .trim()
+                    .strip_suffix("kB")?
+                    .trim()
+                    .parse::<i64>()
+                    .ok()
+            })
             .unwrap_or(0);
         let os = read("/etc/os-release");
-        let os = os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).map_or("Linux", |n| n.trim_matches('"')).to_owned();
+        let os = os
+            .lines()
+            .find_map(|l| l.strip_prefix("PRETTY_NAME="))
+            .map_or("Linux", |n| n.trim_matches('"'))
+            .to_owned();
         let arch = match std::env::consts::ARCH {
             "x86_64" => "amd64",
             "aarch64" => "arm64",
             other => other,
         };
-        let version = format!("v{}+skiff{}", api::KUBERNETES_VERSION, env!("CARGO_PKG_VERSION"));
+        let version = format!(
+            "v{}+skiff{}",
+            api::KUBERNETES_VERSION,
+            env!("CARGO_PKG_VERSION")
+        );
         let info = json!({
             "machineID": read("/etc/machine-id"),
             "systemUUID": read("/sys/class/dmi/id/product_uuid"),
@@ -64,7 +82,10 @@ impl Machine {
             "architecture": arch,
         });
         Self {
-            cpu: Quantity::new(i64::try_from(cpus).unwrap_or(1), api::quantity::Format::DecimalSi),
+            cpu: Quantity::new(
+                i64::try_from(cpus).unwrap_or(1),
+                api::quantity::Format::DecimalSi,
+            ),
             memory: Quantity::new(kib * 1024, api::quantity::Format::BinarySi),
             info,
             arch,
@@ -89,7 +110,10 @@ impl Node {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(handle) = workers.get(uid) {
             if volumes {
-                handle.shared.volumes_dirty.store(true, std::sync::atomic::Ordering::Release);
+                handle
+                    .shared
+                    .volumes_dirty
+                    .store(true, std::sync::atomic::Ordering::Release);
             }
             handle.shared.nudge.notify_one();
         }
@@ -97,7 +121,11 @@ impl Node {
 
     /// The Pod of that name, with what is known of it.
     #[must_use]
-    pub fn find(&self, namespace: &str, name: &str) -> Option<(Arc<crate::spec::Pod>, Arc<crate::worker::Shared>)> {
+    pub fn find(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Option<(Arc<crate::spec::Pod>, Arc<crate::worker::Shared>)> {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers
             .values()
@@ -110,7 +138,12 @@ impl Node {
     #[must_use]
     pub fn reference(&self) -> ObjectReference {
         let name = &self.options.node_name;
-        ObjectReference { kind: "Node".into(), name: name.clone(), uid: name.clone(), ..ObjectReference::default() }
+        ObjectReference {
+            kind: "Node".into(),
+            name: name.clone(),
+            uid: name.clone(),
+            ..ObjectReference::default()
+        }
     }
 
     fn labels(&self) -> Value {
@@ -139,7 +172,9 @@ impl Node {
             Ok(_) => {}
             Err(e) if e.is_already_exists() => {
                 let patch = json!({"metadata": {"labels": self.labels()}});
-                client.patch::<Value>(&kinds::NODES, "", name, "", PatchKind::Merge, &patch).await?;
+                client
+                    .patch::<Value>(&kinds::NODES, "", name, "", PatchKind::Merge, &patch)
+                    .await?;
             }
             Err(e) => return Err(e),
         }
@@ -157,22 +192,38 @@ impl Node {
         let old: Value = options.client.get(&kinds::NODES, "", name).await?;
         let condition = |kind: &str, truth: bool, reason: &str, message: &str| {
             let status = if truth { "True" } else { "False" };
-            let before = old["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == kind && c["status"] == status);
-            let since = before.and_then(|c| c["lastTransitionTime"].as_str()).unwrap_or(&now);
+            let before = old["status"]["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|c| c["type"] == kind && c["status"] == status);
+            let since = before
+                .and_then(|c| c["lastTransitionTime"].as_str())
+                .unwrap_or(&now);
             json!({
                 "type": kind, "status": status, "reason": reason, "message": message,
                 "lastHeartbeatTime": now, "lastTransitionTime": since,
             })
         };
         let (ready, reason, message) = match &version {
-            Ok(_) => (true, "KubeletReady", "kubelet is posting ready status".to_owned()),
-            Err(e) => (false, "KubeletNotReady", format!("container runtime is down: {e}")),
+            Ok(_) => (
+                true,
+                "KubeletReady",
+                "kubelet is posting ready status".to_owned(),
+            ),
+            Err(e) => (
+                false,
+                "KubeletNotReady",
+                format!("container runtime is down: {e}"),
+            ),
         };
         let mut info = self.machine.info.clone();
         if let Ok(v) = &version {
-            info["containerRuntimeVersion"] = format!("{}://{}", v.runtime_name, v.runtime_version).into();
+            info["containerRuntimeVersion"] =
+                format!("{}://{}", v.runtime_name, v.runtime_version).into();
         }
-        let disk = rustix::fs::statvfs(&options.root_dir).map_or(0, |s| s.f_blocks.saturating_mul(s.f_frsize));
+        let disk = rustix::fs::statvfs(&options.root_dir)
+            .map_or(0, |s| s.f_blocks.saturating_mul(s.f_frsize));
         let capacity = json!({
             "cpu": self.machine.cpu.to_string(),
             "memory": format!("{}Ki", self.machine.memory.value() / 1024),
@@ -205,7 +256,18 @@ impl Node {
             "nodeInfo": info,
             "images": images,
         }});
-        options.client.patch::<Value>(&kinds::NODES, "", name, "status", PatchKind::Strategic, &status).await.map(|_| ())
+        options
+            .client
+            .patch::<Value>(
+                &kinds::NODES,
+                "",
+                name,
+                "status",
+                PatchKind::Strategic,
+                &status,
+            )
+            .await
+            .map(|_| ())
     }
 
     /// Registers again and again until it works, then reports each five minutes.
@@ -245,7 +307,16 @@ impl Node {
         let (client, name) = (&self.options.client, &self.options.node_name);
         let now = api::time::micros(self.options.world.now());
         let patch = json!({"spec": {"renewTime": now}});
-        let done = client.patch::<Value>(&kinds::LEASES, "kube-node-lease", name, "", PatchKind::Merge, &patch).await;
+        let done = client
+            .patch::<Value>(
+                &kinds::LEASES,
+                "kube-node-lease",
+                name,
+                "",
+                PatchKind::Merge,
+                &patch,
+            )
+            .await;
         match done {
             Err(e) if e.is_not_found() => {}
             other => return other.map(|_| ()),
@@ -258,6 +329,9 @@ impl Node {
             ]},
             "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": now},
         });
-        client.create::<Value>(&kinds::LEASES, "kube-node-lease", &lease).await.map(|_| ())
+        client
+            .create::<Value>(&kinds::LEASES, "kube-node-lease", &lease)
+            .await
+            .map(|_| ())
     }
 }

@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use runtime::{ContainerId, ContainerState, ContainerStatus, SandboxId, SandboxState, SandboxStatus};
+use runtime::{
+    ContainerId, ContainerState, ContainerStatus, SandboxId, SandboxState, SandboxStatus,
+};
 
 use crate::spec::{Container, Pod, Role};
 
@@ -73,7 +75,9 @@ impl CrashBackoff {
     #[must_use]
     pub fn next(before: Option<Self>, finished: Timestamp, now: Timestamp) -> Self {
         let delay = match before {
-            Some(b) if finished.duration_since(b.since) <= SignedDuration::from_secs(600) => (b.delay * 2).min(LAST_DELAY),
+            Some(b) if finished.duration_since(b.since) <= SignedDuration::from_secs(600) => {
+                (b.delay * 2).min(LAST_DELAY)
+            }
             _ => FIRST_DELAY,
         };
         Self { delay, since: now }
@@ -131,13 +135,28 @@ pub struct Observed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     MountVolumes,
-    MakeSandbox { attempt: u32 },
+    MakeSandbox {
+        attempt: u32,
+    },
     /// `crashed` is when the run before ended.
-    Start { name: String, attempt: u32, crashed: Option<Timestamp> },
-    Stop { id: ContainerId, name: String, why: String, grace: Option<i64> },
+    Start {
+        name: String,
+        attempt: u32,
+        crashed: Option<Timestamp>,
+    },
+    Stop {
+        id: ContainerId,
+        name: String,
+        why: String,
+        grace: Option<i64>,
+    },
     /// An old dead container that nobody needs.
-    Remove { id: ContainerId },
-    StopSandbox { id: SandboxId },
+    Remove {
+        id: ContainerId,
+    },
+    StopSandbox {
+        id: SandboxId,
+    },
     /// The Pod is over, for this reason.
     End(Ended),
     /// Nothing runs: take away what is left, then let the object go.
@@ -162,7 +181,8 @@ impl Plan {
 }
 
 fn after(at: Timestamp, delay: Duration) -> Timestamp {
-    at.checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)
+    at.checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX))
+        .unwrap_or(Timestamp::MAX)
 }
 
 impl Observed {
@@ -183,18 +203,25 @@ impl Observed {
     }
 
     fn sandbox_ready(&self) -> bool {
-        self.sandbox.as_ref().is_some_and(|s| s.state == SandboxState::Ready)
+        self.sandbox
+            .as_ref()
+            .is_some_and(|s| s.state == SandboxState::Ready)
     }
 
     /// Whether a running container's startup is over.
     #[must_use]
     pub fn started(&self, status: &ContainerStatus) -> bool {
-        self.verdicts.get(&status.metadata.name).is_some_and(|v| v.id.as_ref() == Some(&status.id) && v.started)
+        self.verdicts
+            .get(&status.metadata.name)
+            .is_some_and(|v| v.id.as_ref() == Some(&status.id) && v.started)
     }
 }
 
 fn alive(status: &ContainerStatus) -> bool {
-    matches!(status.state, ContainerState::Running | ContainerState::Unknown)
+    matches!(
+        status.state,
+        ContainerState::Running | ContainerState::Unknown
+    )
 }
 
 /// Whether a container that ended with `code` is started again.
@@ -214,7 +241,12 @@ fn restarts(pod: &Pod, role: Role, code: i32) -> bool {
 /// Decides what brings the Pod in line with its spec.
 #[must_use]
 pub fn plan(pod: &Pod, seen: &Observed, now: Timestamp) -> Plan {
-    let mut plan = Plan { life: Life::Starting, actions: Vec::new(), waiting: BTreeMap::new(), wake: None };
+    let mut plan = Plan {
+        life: Life::Starting,
+        actions: Vec::new(),
+        waiting: BTreeMap::new(),
+        wake: None,
+    };
     let deleted = seen.gone || pod.metadata.deletion_timestamp.is_some();
     if deleted || seen.ended.is_some() {
         end(pod, seen, now, deleted, &mut plan);
@@ -262,8 +294,16 @@ pub fn plan(pod: &Pod, seen: &Observed, now: Timestamp) -> Plan {
 
 /// Walks the containers in order and starts what is to run.
 fn run(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
-    let mains_began = pod.spec.containers.iter().any(|c| seen.latest(&c.name, true).is_some());
-    plan.life = if mains_began { Life::Running } else { Life::Starting };
+    let mains_began = pod
+        .spec
+        .containers
+        .iter()
+        .any(|c| seen.latest(&c.name, true).is_some());
+    plan.life = if mains_began {
+        Life::Running
+    } else {
+        Life::Starting
+    };
     let mut blocked = false;
     for (role, container) in pod.all() {
         if blocked && matches!(role, Role::Init | Role::Sidecar | Role::Main) {
@@ -274,13 +314,22 @@ fn run(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
         }
         let status = seen.latest(&container.name, true);
         let done = match status {
-            None | Some(ContainerStatus { state: ContainerState::Created, .. }) => {
+            None
+            | Some(ContainerStatus {
+                state: ContainerState::Created,
+                ..
+            }) => {
                 start(pod, role, container, seen, None, now, plan);
                 false
             }
             Some(s) if alive(s) => {
                 supervise(container, s, seen, plan);
-                role == Role::Sidecar && seen.started(s) && seen.remembered.get(&container.name).is_none_or(|r| r.busy.is_none())
+                role == Role::Sidecar
+                    && seen.started(s)
+                    && seen
+                        .remembered
+                        .get(&container.name)
+                        .is_none_or(|r| r.busy.is_none())
             }
             Some(s) if restarts(pod, role, s.exit_code) => {
                 start(pod, role, container, seen, Some(s), now, plan);
@@ -294,16 +343,34 @@ fn run(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
 
 /// A running container whose probe failed or whose image was changed is stopped; it is restarted when it has ended.
 fn supervise(container: &Container, status: &ContainerStatus, seen: &Observed, plan: &mut Plan) {
-    if seen.remembered.get(&container.name).is_some_and(|r| r.busy.is_some()) {
+    if seen
+        .remembered
+        .get(&container.name)
+        .is_some_and(|r| r.busy.is_some())
+    {
         return;
     }
     let name = &container.name;
-    let verdict = seen.verdicts.get(name).filter(|v| v.id.as_ref() == Some(&status.id));
-    let stop = |why: String, grace| Action::Stop { id: status.id.clone(), name: name.clone(), why, grace };
+    let verdict = seen
+        .verdicts
+        .get(name)
+        .filter(|v| v.id.as_ref() == Some(&status.id));
+    let stop = |why: String, grace| Action::Stop {
+        id: status.id.clone(),
+        name: name.clone(),
+        why,
+        grace,
+    };
     if let Some((message, grace)) = verdict.and_then(|v| v.unhealthy.clone()) {
-        plan.actions.push(stop(format!("Container {name} {message}, will be restarted"), grace));
+        plan.actions.push(stop(
+            format!("Container {name} {message}, will be restarted"),
+            grace,
+        ));
     } else if status.image != container.image {
-        plan.actions.push(stop(format!("Container {name} definition changed, will be restarted"), None));
+        plan.actions.push(stop(
+            format!("Container {name} definition changed, will be restarted"),
+            None,
+        ));
     }
 }
 
@@ -326,7 +393,13 @@ fn start(
         let mut shown = (failure.reason.clone(), failure.message.clone());
         let settled = after(failure.at, Duration::from_secs(1));
         if shown.0 == "ErrImagePull" && settled <= now {
-            shown = ("ImagePullBackOff".into(), format!("Back-off pulling image \"{}\": {}: {}", container.image, failure.reason, failure.message));
+            shown = (
+                "ImagePullBackOff".into(),
+                format!(
+                    "Back-off pulling image \"{}\": {}: {}",
+                    container.image, failure.reason, failure.message
+                ),
+            );
         } else if shown.0 == "ErrImagePull" {
             plan.wake_at(settled);
         }
@@ -338,14 +411,24 @@ fn start(
         let due = after(finished, crash.delay);
         if due > now && !forgotten {
             let delay = go_duration(crash.delay);
-            let message = format!("back-off {delay} restarting failed container={name} pod={}", pod.title());
-            plan.waiting.insert(name.clone(), ("CrashLoopBackOff".into(), message));
+            let message = format!(
+                "back-off {delay} restarting failed container={name} pod={}",
+                pod.title()
+            );
+            plan.waiting
+                .insert(name.clone(), ("CrashLoopBackOff".into(), message));
             return plan.wake_at(due);
         }
     }
     let _ = role;
-    let attempt = seen.latest(name, false).map_or(0, |s| s.metadata.attempt + 1);
-    plan.actions.push(Action::Start { name: name.clone(), attempt, crashed: finished });
+    let attempt = seen
+        .latest(name, false)
+        .map_or(0, |s| s.metadata.attempt + 1);
+    plan.actions.push(Action::Start {
+        name: name.clone(),
+        attempt,
+        crashed: finished,
+    });
 }
 
 /// Whole seconds as Go prints a duration: `10s`, `1m20s`, `5m0s`.
@@ -360,25 +443,45 @@ fn go_duration(d: Duration) -> String {
 #[must_use]
 pub fn finished(pod: &Pod, seen: &Observed) -> bool {
     let over = |role, c: &Container| {
-        let idle = seen.remembered.get(&c.name).is_none_or(|r| r.busy.is_none());
-        seen.latest(&c.name, false)
-            .is_some_and(|s| s.state == ContainerState::Exited && !restarts(pod, role, s.exit_code) && idle)
+        let idle = seen
+            .remembered
+            .get(&c.name)
+            .is_none_or(|r| r.busy.is_none());
+        seen.latest(&c.name, false).is_some_and(|s| {
+            s.state == ContainerState::Exited && !restarts(pod, role, s.exit_code) && idle
+        })
     };
     let init_failed = pod.spec.restart_policy == "Never"
         && pod.all().any(|(role, c)| {
-            role == Role::Init && over(role, c) && seen.latest(&c.name, false).is_some_and(|s| s.exit_code != 0)
+            role == Role::Init
+                && over(role, c)
+                && seen
+                    .latest(&c.name, false)
+                    .is_some_and(|s| s.exit_code != 0)
         });
-    init_failed || !pod.spec.containers.is_empty() && pod.spec.containers.iter().all(|c| over(Role::Main, c))
+    init_failed
+        || !pod.spec.containers.is_empty()
+            && pod.spec.containers.iter().all(|c| over(Role::Main, c))
 }
 
 /// Stops what runs; sidecars after the others, the last one first.
 fn end(pod: &Pod, seen: &Observed, now: Timestamp, deleted: bool, plan: &mut Plan) {
-    plan.life = if deleted { Life::Terminating } else { Life::Finished };
+    plan.life = if deleted {
+        Life::Terminating
+    } else {
+        Life::Finished
+    };
     let running: Vec<(Role, &ContainerStatus)> = seen
         .containers
         .iter()
         .filter(|c| alive(c))
-        .map(|c| (pod.container(&c.metadata.name).map_or(Role::Main, |(role, _)| role), c))
+        .map(|c| {
+            (
+                pod.container(&c.metadata.name)
+                    .map_or(Role::Main, |(role, _)| role),
+                c,
+            )
+        })
         .collect();
     let others = running.iter().any(|(role, _)| *role != Role::Sidecar);
     let last_sidecar = pod
@@ -386,11 +489,18 @@ fn end(pod: &Pod, seen: &Observed, now: Timestamp, deleted: bool, plan: &mut Pla
         .init_containers
         .iter()
         .rev()
-        .find(|c| running.iter().any(|(role, s)| *role == Role::Sidecar && s.metadata.name == c.name))
+        .find(|c| {
+            running
+                .iter()
+                .any(|(role, s)| *role == Role::Sidecar && s.metadata.name == c.name)
+        })
         .map(|c| c.name.as_str());
     for (role, status) in &running {
         let name = &status.metadata.name;
-        let stopping = seen.remembered.get(name).is_some_and(|r| r.busy == Some(Busy::Stopping));
+        let stopping = seen
+            .remembered
+            .get(name)
+            .is_some_and(|r| r.busy == Some(Busy::Stopping));
         let turn = *role != Role::Sidecar || !others && last_sidecar == Some(name);
         if !stopping && turn {
             plan.actions.push(Action::Stop {
@@ -412,8 +522,14 @@ fn end(pod: &Pod, seen: &Observed, now: Timestamp, deleted: bool, plan: &mut Pla
             Step::Failed(at) => plan.wake_at(*at),
             Step::Busy | Step::Done => {}
         }
-    } else if let Some(sandbox) = seen.sandbox.as_ref().filter(|s| s.state == SandboxState::Ready) {
-        plan.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
+    } else if let Some(sandbox) = seen
+        .sandbox
+        .as_ref()
+        .filter(|s| s.state == SandboxState::Ready)
+    {
+        plan.actions.push(Action::StopSandbox {
+            id: sandbox.id.clone(),
+        });
     }
 }
 
@@ -424,7 +540,9 @@ fn collect_dead(seen: &Observed, plan: &mut Plan) {
         let n = count.entry(&status.metadata.name).or_default();
         *n += 1;
         if *n > 2 && status.state == ContainerState::Exited {
-            plan.actions.push(Action::Remove { id: status.id.clone() });
+            plan.actions.push(Action::Remove {
+                id: status.id.clone(),
+            });
         }
     }
 }

@@ -34,9 +34,19 @@ pub struct References {
 /// An object's content, decoded.
 pub type Data = BTreeMap<String, Vec<u8>>;
 
-fn open<V: View>(informers: &Informers, namespace: &str, name: &str, users: &Arc<Mutex<BTreeSet<String>>>, tell: &OnChange) -> Informer<V> {
+fn open<V: View>(
+    informers: &Informers,
+    namespace: &str,
+    name: &str,
+    users: &Arc<Mutex<BTreeSet<String>>>,
+    tell: &OnChange,
+) -> Informer<V> {
     let fields = format!("metadata.name={name}");
-    let informer = informers.select::<V>(Selector { namespace: namespace.to_owned(), fields, labels: String::new() });
+    let informer = informers.select::<V>(Selector {
+        namespace: namespace.to_owned(),
+        fields,
+        labels: String::new(),
+    });
     let (users, tell) = (users.clone(), tell.clone());
     informer.on_change(move |_| {
         for user in &*users.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -50,29 +60,56 @@ impl References {
     /// None yet. `on_change` is called in informers' tasks and must not block.
     #[must_use]
     pub fn new(client: Client, shutdown: Shutdown, on_change: OnChange) -> Self {
-        Self { client, shutdown, on_change, entries: Mutex::default() }
+        Self {
+            client,
+            shutdown,
+            on_change,
+            entries: Mutex::default(),
+        }
     }
 
     /// The content of the object, `None` if it doesn't exist (now). From now on the user hears of changes.
-    pub async fn get(&self, kind: &'static str, namespace: &str, name: &str, user: &str) -> Option<Data> {
+    pub async fn get(
+        &self,
+        kind: &'static str,
+        namespace: &str,
+        name: &str,
+        user: &str,
+    ) -> Option<Data> {
         enum Either {
             ConfigMap(Informer<ConfigMap>),
             Secret(Informer<Secret>),
         }
         let informer = {
             let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-            let entry = entries.entry((kind, namespace.to_owned(), name.to_owned())).or_insert_with(|| {
-                let stop = self.shutdown.child_token();
-                let informers = Informers::new(self.client.clone(), stop.clone());
-                let users = Arc::new(Mutex::default());
-                let watched = if kind == "secret" {
-                    Watched::Secret(open(&informers, namespace, name, &users, &self.on_change))
-                } else {
-                    Watched::ConfigMap(open(&informers, namespace, name, &users, &self.on_change))
-                };
-                Entry { watched, stop, users }
-            });
-            entry.users.lock().unwrap_or_else(PoisonError::into_inner).insert(user.to_owned());
+            let entry = entries
+                .entry((kind, namespace.to_owned(), name.to_owned()))
+                .or_insert_with(|| {
+                    let stop = self.shutdown.child_token();
+                    let informers = Informers::new(self.client.clone(), stop.clone());
+                    let users = Arc::new(Mutex::default());
+                    let watched = if kind == "secret" {
+                        Watched::Secret(open(&informers, namespace, name, &users, &self.on_change))
+                    } else {
+                        Watched::ConfigMap(open(
+                            &informers,
+                            namespace,
+                            name,
+                            &users,
+                            &self.on_change,
+                        ))
+                    };
+                    Entry {
+                        watched,
+                        stop,
+                        users,
+                    }
+                });
+            entry
+                .users
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(user.to_owned());
             match &entry.watched {
                 Watched::ConfigMap(i) => Either::ConfigMap(i.clone()),
                 Watched::Secret(i) => Either::Secret(i.clone()),
@@ -81,19 +118,32 @@ impl References {
         let key = client::meta::key(namespace, name);
         let decode = |v: &String| {
             use base64::Engine as _;
-            base64::engine::general_purpose::STANDARD.decode(v).unwrap_or_default()
+            base64::engine::general_purpose::STANDARD
+                .decode(v)
+                .unwrap_or_default()
         };
         match informer {
             Either::ConfigMap(informer) => {
                 informer.synced().await;
                 let map = informer.get(&key)?;
-                let mut data: Data = map.data.iter().map(|(k, v)| (k.clone(), v.clone().into_bytes())).collect();
+                let mut data: Data = map
+                    .data
+                    .iter()
+                    .map(|(k, v)| (k.clone(), v.clone().into_bytes()))
+                    .collect();
                 data.extend(map.binary_data.iter().map(|(k, v)| (k.clone(), decode(v))));
                 Some(data)
             }
             Either::Secret(informer) => {
                 informer.synced().await;
-                Some(informer.get(&key)?.data.iter().map(|(k, v)| (k.clone(), decode(v))).collect())
+                Some(
+                    informer
+                        .get(&key)?
+                        .data
+                        .iter()
+                        .map(|(k, v)| (k.clone(), decode(v)))
+                        .collect(),
+                )
             }
         }
     }

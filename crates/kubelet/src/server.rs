@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use http::{Request, Response, StatusCode};
-use runtime::{ContainerId, ContainerState, ContainerStatus, ExecRequest, SandboxId, Streams, TerminalSize};
+use runtime::{
+    ContainerId, ContainerState, ContainerStatus, ExecRequest, SandboxId, Streams, TerminalSize,
+};
 use skiff_http::portforward::Duplex;
 use skiff_http::remotecommand::{self, Session, Wanted};
 use skiff_http::{Body, Handler, Peer, body, portforward};
@@ -27,7 +29,9 @@ fn text(code: StatusCode, text: impl Into<bytes::Bytes>) -> Response<Body> {
     let mut response = Response::new(body::full(text));
     *response.status_mut() = code;
     let kind = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, kind);
     response
 }
 
@@ -44,12 +48,24 @@ impl Handler for Server {
 /// Lets the API server and administrators in.
 fn check(request: &Request<Body>) -> Result<(), Refusal> {
     let refuse = |why: &str| Err((StatusCode::UNAUTHORIZED, why.to_owned()));
-    let Some(der) = request.extensions().get::<Peer>().and_then(|p| p.certificates.first()) else {
+    let Some(der) = request
+        .extensions()
+        .get::<Peer>()
+        .and_then(|p| p.certificates.first())
+    else {
         return refuse("Unauthorized");
     };
     match pki::authority::subject(der) {
-        Ok(s) if s.common_name == API_SERVER || s.organizations.iter().any(|o| o == "system:masters") => Ok(()),
-        Ok(s) => Err((StatusCode::FORBIDDEN, format!("Forbidden (user={})", s.common_name))),
+        Ok(s)
+            if s.common_name == API_SERVER
+                || s.organizations.iter().any(|o| o == "system:masters") =>
+        {
+            Ok(())
+        }
+        Ok(s) => Err((
+            StatusCode::FORBIDDEN,
+            format!("Forbidden (user={})", s.common_name),
+        )),
         Err(_) => refuse("Unauthorized"),
     }
 }
@@ -73,11 +89,17 @@ impl Query {
     /// The first value of `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
     }
 
     fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .filter(move |(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
     }
 
     /// Whether `name` is there and not false.
@@ -91,7 +113,9 @@ fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut out, mut i) = (Vec::with_capacity(bytes.len()), 0);
     while i < bytes.len() {
-        let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok());
+        let hex = bytes
+            .get(i + 1..i + 3)
+            .and_then(|h| std::str::from_utf8(h).ok());
         match (bytes[i], hex.and_then(|h| u8::from_str_radix(h, 16).ok())) {
             (b'%', Some(byte)) => {
                 out.push(byte);
@@ -114,36 +138,63 @@ impl Server {
             return Ok(text(StatusCode::OK, "ok"));
         }
         check(&request)?;
-        let parts: Vec<String> = path.split('/').filter(|p| !p.is_empty()).map(unescape).collect();
+        let parts: Vec<String> = path
+            .split('/')
+            .filter(|p| !p.is_empty())
+            .map(unescape)
+            .collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         match parts.as_slice() {
             ["metrics"] => Ok(text(StatusCode::OK, self.0.options.world.metrics.render())),
             ["pods"] => Ok(self.pods()),
             ["containerLogs", namespace, pod, container] => {
-                let status = self.container(namespace, pod, container, query.is_true("previous")).await?;
+                let status = self
+                    .container(namespace, pod, container, query.is_true("previous"))
+                    .await?;
                 logs::serve(self.0.clone(), status, &query)
             }
             ["exec", namespace, pod, container] => {
                 let id = self.running(namespace, pod, container).await?;
                 let command: Vec<String> = query.all("command").map(str::to_owned).collect();
                 if command.is_empty() {
-                    return Err((StatusCode::BAD_REQUEST, "you must specify at least one command for the container".into()));
+                    return Err((
+                        StatusCode::BAD_REQUEST,
+                        "you must specify at least one command for the container".into(),
+                    ));
                 }
                 let node = self.0.clone();
                 let wanted = wanted(&query);
-                Ok(remotecommand::serve(&mut request, wanted, move |session| async move {
-                    let tty = wanted.tty;
-                    let ask = ExecRequest { cmd: command, tty, stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr && !tty };
-                    carry(session, node.options.runtime.exec(&id, ask).await).await;
-                }))
+                Ok(remotecommand::serve(
+                    &mut request,
+                    wanted,
+                    move |session| async move {
+                        let tty = wanted.tty;
+                        let ask = ExecRequest {
+                            cmd: command,
+                            tty,
+                            stdin: wanted.stdin,
+                            stdout: wanted.stdout,
+                            stderr: wanted.stderr && !tty,
+                        };
+                        carry(session, node.options.runtime.exec(&id, ask).await).await;
+                    },
+                ))
             }
             ["attach", namespace, pod, container] => {
                 let id = self.running(namespace, pod, container).await?;
                 let node = self.0.clone();
                 let wanted = wanted(&query);
-                Ok(remotecommand::serve(&mut request, wanted, move |session| async move {
-                    carry(session, node.options.runtime.attach(&id, wanted.stdin).await).await;
-                }))
+                Ok(remotecommand::serve(
+                    &mut request,
+                    wanted,
+                    move |session| async move {
+                        carry(
+                            session,
+                            node.options.runtime.attach(&id, wanted.stdin).await,
+                        )
+                        .await;
+                    },
+                ))
             }
             ["portForward", namespace, pod] => {
                 let sandbox = self.sandbox(namespace, pod).await?;
@@ -153,7 +204,9 @@ impl Server {
                     let (node, sandbox) = (node.clone(), sandbox.clone());
                     async move {
                         let dialed = node.options.runtime.port_forward(&sandbox, port).await;
-                        dialed.map(|stream| Box::new(stream) as Box<dyn Duplex>).map_err(|e| e.to_string())
+                        dialed
+                            .map(|stream| Box::new(stream) as Box<dyn Duplex>)
+                            .map_err(|e| e.to_string())
                     }
                 }))
             }
@@ -162,21 +215,42 @@ impl Server {
     }
 
     fn pods(&self) -> Response<Body> {
-        let workers = self.0.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let items: Vec<serde_json::Value> =
-            workers.values().filter_map(|h| serde_json::to_value(&*h.latest.borrow().pod).ok()).collect();
+        let workers = self
+            .0
+            .workers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let items: Vec<serde_json::Value> = workers
+            .values()
+            .filter_map(|h| serde_json::to_value(&*h.latest.borrow().pod).ok())
+            .collect();
         let list = serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
         let mut response = text(StatusCode::OK, list.to_string());
         let json = http::HeaderValue::from_static("application/json");
-        response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, json);
         response
     }
 
     /// The latest container of that name, or the one before it.
-    async fn container(&self, namespace: &str, pod: &str, name: &str, previous: bool) -> Result<ContainerStatus, Refusal> {
+    async fn container(
+        &self,
+        namespace: &str,
+        pod: &str,
+        name: &str,
+        previous: bool,
+    ) -> Result<ContainerStatus, Refusal> {
         let missing = |why: String| (StatusCode::NOT_FOUND, why);
-        let (_, shared) = self.0.find(namespace, pod).ok_or_else(|| missing(format!("pod \"{pod}\" not found")))?;
-        let ids = shared.containers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let (_, shared) = self
+            .0
+            .find(namespace, pod)
+            .ok_or_else(|| missing(format!("pod \"{pod}\" not found")))?;
+        let ids = shared
+            .containers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone();
         let mut found = Vec::new();
         for id in ids {
             if let Ok(status) = self.0.options.runtime.container_status(&id).await
@@ -190,23 +264,38 @@ impl Server {
         let bad = |why: String| (StatusCode::BAD_REQUEST, why);
         match at {
             Some(at) => Ok(found.swap_remove(at)),
-            None if previous => Err(bad(format!("previous terminated container \"{name}\" in pod \"{pod}\" not found"))),
-            None => Err(bad(format!("container \"{name}\" in pod \"{pod}\" is waiting to start: ContainerCreating"))),
+            None if previous => Err(bad(format!(
+                "previous terminated container \"{name}\" in pod \"{pod}\" not found"
+            ))),
+            None => Err(bad(format!(
+                "container \"{name}\" in pod \"{pod}\" is waiting to start: ContainerCreating"
+            ))),
         }
     }
 
-    async fn running(&self, namespace: &str, pod: &str, name: &str) -> Result<ContainerId, Refusal> {
+    async fn running(
+        &self,
+        namespace: &str,
+        pod: &str,
+        name: &str,
+    ) -> Result<ContainerId, Refusal> {
         let status = self.container(namespace, pod, name, false).await?;
         if status.state == ContainerState::Running {
             return Ok(status.id);
         }
-        Err((StatusCode::INTERNAL_SERVER_ERROR, format!("container not running ({name})")))
+        Err((
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("container not running ({name})"),
+        ))
     }
 
     async fn sandbox(&self, namespace: &str, pod: &str) -> Result<SandboxId, Refusal> {
         let missing = || (StatusCode::NOT_FOUND, format!("pod \"{pod}\" not found"));
         let (_, shared) = self.0.find(namespace, pod).ok_or_else(missing)?;
-        let sandboxes = shared.sandboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let sandboxes = shared
+            .sandboxes
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         sandboxes.last().cloned().ok_or_else(missing)
     }
 }
@@ -222,7 +311,13 @@ fn wanted(query: &Query) -> Wanted {
 
 /// Carries bytes between a client and a process until the process ended and its output is read.
 async fn carry(session: Session, streams: runtime::Result<Streams>) {
-    let Session { stdin, stdout, stderr, mut resize, done } = session;
+    let Session {
+        stdin,
+        stdout,
+        stderr,
+        mut resize,
+        done,
+    } = session;
     let streams = match streams {
         Ok(streams) => streams,
         Err(error) => return done.finish(Err(error.to_string())).await,
@@ -230,7 +325,14 @@ async fn carry(session: Session, streams: runtime::Result<Streams>) {
     let sizes = streams.resize;
     let resizing = tokio::spawn(async move {
         while let Some((columns, rows)) = resize.recv().await {
-            if sizes.send(TerminalSize { width: columns, height: rows }).await.is_err() {
+            if sizes
+                .send(TerminalSize {
+                    width: columns,
+                    height: rows,
+                })
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -250,7 +352,9 @@ where
     W: AsyncWrite + Unpin,
 {
     use tokio::io::AsyncWriteExt as _;
-    let (Some(mut from), Some(mut to)) = (from, to) else { return };
+    let (Some(mut from), Some(mut to)) = (from, to) else {
+        return;
+    };
     // A client that went away, or a process that closed its input, ends its stream only.
     if let Err(error) = tokio::io::copy(&mut from, &mut to).await {
         tracing::trace!(%error, "a stream ended early");

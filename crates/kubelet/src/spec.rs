@@ -137,7 +137,11 @@ impl Pod {
     pub fn all(&self) -> impl Iterator<Item = (Role, &Container)> {
         let init = self.spec.init_containers.iter().map(|c| (c.init_role(), c));
         let main = self.spec.containers.iter().map(|c| (Role::Main, c));
-        let ephemeral = self.spec.ephemeral_containers.iter().map(|c| (Role::Ephemeral, c));
+        let ephemeral = self
+            .spec
+            .ephemeral_containers
+            .iter()
+            .map(|c| (Role::Ephemeral, c));
         init.chain(main).chain(ephemeral)
     }
 
@@ -157,7 +161,11 @@ impl Pod {
     /// `Guaranteed`, `Burstable` or `BestEffort`.
     #[must_use]
     pub fn qos(&self) -> &'static str {
-        let of = |l: &[Container]| l.iter().map(|c| json!({"resources": c.resources})).collect::<Vec<_>>();
+        let of = |l: &[Container]| {
+            l.iter()
+                .map(|c| json!({"resources": c.resources}))
+                .collect::<Vec<_>>()
+        };
         let mut spec = json!({"containers": of(&self.spec.containers), "initContainers": of(&self.spec.init_containers)});
         if self.spec.resources != Resources::default() {
             spec["resources"] = json!(self.spec.resources);
@@ -181,8 +189,14 @@ impl Pod {
     /// Seconds its containers get after TERM.
     #[must_use]
     pub fn grace(&self) -> i64 {
-        let asked = self.metadata.deletion_timestamp.and(self.metadata.deletion_grace_period_seconds);
-        asked.or(self.spec.termination_grace_period_seconds).unwrap_or(30).max(0)
+        let asked = self
+            .metadata
+            .deletion_timestamp
+            .and(self.metadata.deletion_grace_period_seconds);
+        asked
+            .or(self.spec.termination_grace_period_seconds)
+            .unwrap_or(30)
+            .max(0)
     }
 }
 
@@ -190,13 +204,20 @@ impl Volume {
     /// Whether the kubelet writes its content, so that containers only read it.
     #[must_use]
     pub fn is_content(&self) -> bool {
-        self.config_map.is_some() || self.secret.is_some() || self.downward_api.is_some() || self.projected.is_some()
+        self.config_map.is_some()
+            || self.secret.is_some()
+            || self.downward_api.is_some()
+            || self.projected.is_some()
     }
 }
 
 impl Container {
     fn init_role(&self) -> Role {
-        if self.restart_policy == "Always" { Role::Sidecar } else { Role::Init }
+        if self.restart_policy == "Always" {
+            Role::Sidecar
+        } else {
+            Role::Init
+        }
     }
 
     /// A port by number or by name.
@@ -208,8 +229,14 @@ impl Container {
             return Ok(n);
         }
         let name = port.as_str().unwrap_or_default();
-        let named = self.ports.iter().find(|p| p.name == name).map(|p| p.container_port);
-        named.or_else(|| name.parse().ok()).ok_or_else(|| format!("couldn't find port: {port} in container {}", self.name))
+        let named = self
+            .ports
+            .iter()
+            .find(|p| p.name == name)
+            .map(|p| p.container_port);
+        named
+            .or_else(|| name.parse().ok())
+            .ok_or_else(|| format!("couldn't find port: {port} in container {}", self.name))
     }
 }
 
@@ -266,5 +293,8 @@ impl View for Service {
 /// The selector of the Pods of a node.
 #[must_use]
 pub fn pods_of(informers: &Informers, node: &str) -> client::Informer<Pod> {
-    informers.select(Selector { fields: format!("spec.nodeName={node}"), ..Selector::default() })
+    informers.select(Selector {
+        fields: format!("spec.nodeName={node}"),
+        ..Selector::default()
+    })
 }

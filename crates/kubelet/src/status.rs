@@ -34,7 +34,11 @@ fn terminated(status: &ContainerStatus, facts: &Facts<'_>) -> Value {
         "startedAt": status.started_at.or(Some(status.created_at)).map(seconds),
         "finishedAt": status.finished_at.map(seconds),
     });
-    let message = facts.messages.get(status.id.as_str()).filter(|m| !m.is_empty()).unwrap_or(&status.message);
+    let message = facts
+        .messages
+        .get(status.id.as_str())
+        .filter(|m| !m.is_empty())
+        .unwrap_or(&status.message);
     if !message.is_empty() {
         state["message"] = message.clone().into();
     }
@@ -42,10 +46,26 @@ fn terminated(status: &ContainerStatus, facts: &Facts<'_>) -> Value {
 }
 
 /// One container's status.
-fn container(pod: &Pod, role: Role, c: &Container, seen: &Observed, plan: &Plan, facts: &Facts<'_>, initialized: bool) -> Value {
-    let all: Vec<&ContainerStatus> = seen.containers.iter().filter(|s| s.metadata.name == c.name).collect();
+fn container(
+    pod: &Pod,
+    role: Role,
+    c: &Container,
+    seen: &Observed,
+    plan: &Plan,
+    facts: &Facts<'_>,
+    initialized: bool,
+) -> Value {
+    let all: Vec<&ContainerStatus> = seen
+        .containers
+        .iter()
+        .filter(|s| s.metadata.name == c.name)
+        .collect();
     let latest = all.last().copied();
-    let previous = all.len().checked_sub(2).and_then(|i| all.get(i)).filter(|s| s.state == ContainerState::Exited);
+    let previous = all
+        .len()
+        .checked_sub(2)
+        .and_then(|i| all.get(i))
+        .filter(|s| s.state == ContainerState::Exited);
     let over = seen.gone || pod.metadata.deletion_timestamp.is_some() || seen.ended.is_some();
     let (mut state, mut last) = (json!({}), previous.map(|s| terminated(s, facts)));
     let (mut ready, mut started) = (false, false);
@@ -53,7 +73,10 @@ fn container(pod: &Pod, role: Role, c: &Container, seen: &Observed, plan: &Plan,
         Some(s) if matches!(s.state, ContainerState::Running | ContainerState::Unknown) => {
             state = json!({"running": {"startedAt": s.started_at.map(seconds)}});
             started = seen.started(s);
-            let verdict = seen.verdicts.get(&c.name).filter(|v| v.id.as_ref() == Some(&s.id));
+            let verdict = seen
+                .verdicts
+                .get(&c.name)
+                .filter(|v| v.id.as_ref() == Some(&s.id));
             ready = started && verdict.is_some_and(|v| v.ready) && role != Role::Ephemeral;
         }
         Some(s) if s.state == ContainerState::Exited => match plan.waiting.get(&c.name) {
@@ -99,12 +122,20 @@ fn container(pod: &Pod, role: Role, c: &Container, seen: &Observed, plan: &Plan,
 
 /// Init containers that have not done their part.
 fn incomplete(pod: &Pod, seen: &Observed) -> Vec<String> {
-    let began = pod.spec.containers.iter().any(|c| seen.latest(&c.name, false).is_some());
+    let began = pod
+        .spec
+        .containers
+        .iter()
+        .any(|c| seen.latest(&c.name, false).is_some());
     pod.all()
         .filter(|(role, c)| match (role, seen.latest(&c.name, false)) {
-            (Role::Init, Some(s)) => !(s.state == ContainerState::Exited && s.exit_code == 0) && !began,
+            (Role::Init, Some(s)) => {
+                !(began || s.state == ContainerState::Exited && s.exit_code == 0)
+            }
             (Role::Init, None) => !began,
-            (Role::Sidecar, s) => !began && !s.is_some_and(|s| s.state == ContainerState::Running && seen.started(s)),
+            (Role::Sidecar, s) => {
+                !began && !s.is_some_and(|s| s.state == ContainerState::Running && seen.started(s))
+            }
             _ => false,
         })
         .map(|(_, c)| c.name.clone())
@@ -126,7 +157,9 @@ fn phase(pod: &Pod, seen: &Observed, initialized: bool) -> &'static str {
         let failed = pod.spec.restart_policy == "Never"
             && pod.spec.init_containers.iter().any(|c| {
                 c.restart_policy != "Always"
-                    && seen.latest(&c.name, false).is_some_and(|s| s.state == ContainerState::Exited && s.exit_code != 0)
+                    && seen
+                        .latest(&c.name, false)
+                        .is_some_and(|s| s.state == ContainerState::Exited && s.exit_code != 0)
             });
         return if failed { "Failed" } else { "Pending" };
     }
@@ -164,7 +197,9 @@ impl Conditions<'_> {
     fn set(&mut self, kind: &str, truth: bool, why: Option<(&str, String)>) {
         let status = if truth { "True" } else { "False" };
         let old = self.old.iter().find(|c| c["type"] == kind);
-        let since = old.filter(|c| c["status"] == status).and_then(|c| c["lastTransitionTime"].as_str());
+        let since = old
+            .filter(|c| c["status"] == status)
+            .and_then(|c| c["lastTransitionTime"].as_str());
         let mut condition = json!({
             "type": kind, "status": status, "lastProbeTime": null,
             "lastTransitionTime": since.unwrap_or(&self.now),
@@ -197,40 +232,82 @@ pub fn compute(pod: &Pod, seen: &Observed, plan: &Plan, facts: &Facts<'_>) -> Va
             .map(|(role, c)| container(pod, role, c, seen, plan, facts, initialized))
             .collect()
     };
-    let (init, mains, ephemeral) = (of(&[Role::Init, Role::Sidecar]), of(&[Role::Main]), of(&[Role::Ephemeral]));
+    let (init, mains, ephemeral) = (
+        of(&[Role::Init, Role::Sidecar]),
+        of(&[Role::Main]),
+        of(&[Role::Ephemeral]),
+    );
     let unready: Vec<&str> = mains
         .iter()
-        .chain(init.iter().filter(|s| pod.container(s["name"].as_str().unwrap_or_default()).is_some_and(|(r, _)| r == Role::Sidecar)))
+        .chain(init.iter().filter(|s| {
+            pod.container(s["name"].as_str().unwrap_or_default())
+                .is_some_and(|(r, _)| r == Role::Sidecar)
+        }))
         .filter(|s| s["ready"] != true)
         .filter_map(|s| s["name"].as_str())
         .collect();
-    let old = pod.status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut conditions = Conditions { old, new: Vec::new(), now: seconds(facts.now), generation: pod.metadata.generation };
-    let network = seen.sandbox.as_ref().is_some_and(|s| s.state == runtime::SandboxState::Ready);
+    let old = pod.status["conditions"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let mut conditions = Conditions {
+        old,
+        new: Vec::new(),
+        now: seconds(facts.now),
+        generation: pod.metadata.generation,
+    };
+    let network = seen
+        .sandbox
+        .as_ref()
+        .is_some_and(|s| s.state == runtime::SandboxState::Ready);
     conditions.set("PodReadyToStartContainers", network, None);
     let completed = (phase == "Succeeded").then(|| ("PodCompleted", String::new()));
-    let why = (!initialized).then(|| ("ContainersNotInitialized", format!("containers with incomplete status: [{}]", incomplete.join(" "))));
+    let why = (!initialized).then(|| {
+        (
+            "ContainersNotInitialized",
+            format!(
+                "containers with incomplete status: [{}]",
+                incomplete.join(" ")
+            ),
+        )
+    });
     conditions.set("Initialized", initialized, completed.clone().or(why));
     let not_ready = || match phase {
         "Succeeded" => ("PodCompleted", String::new()),
         "Failed" => ("PodFailed", String::new()),
-        _ => ("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" "))),
+        _ => (
+            "ContainersNotReady",
+            format!("containers with unready status: [{}]", unready.join(" ")),
+        ),
     };
     let containers_ready = unready.is_empty() && !over;
-    conditions.set("ContainersReady", containers_ready, (!containers_ready).then(not_ready));
+    conditions.set(
+        "ContainersReady",
+        containers_ready,
+        (!containers_ready).then(not_ready),
+    );
     let closed = pod.spec.readiness_gates.iter().find_map(|gate| {
         let kind = &gate.condition_type;
         match old.iter().find(|c| c["type"] == kind.as_str()) {
-            None => Some(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
-            Some(c) if c["status"] != "True" => {
-                Some(format!("the status of pod readiness gate \"{kind}\" is not \"True\", but {}", c["status"].as_str().unwrap_or_default()))
-            }
+            None => Some(format!(
+                "corresponding condition of pod readiness gate \"{kind}\" does not exist."
+            )),
+            Some(c) if c["status"] != "True" => Some(format!(
+                "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
+                c["status"].as_str().unwrap_or_default()
+            )),
             Some(_) => None,
         }
     });
     match closed {
-        Some(message) if containers_ready => conditions.set("Ready", false, Some(("ReadinessGatesNotReady", message))),
-        _ => conditions.set("Ready", containers_ready, (!containers_ready).then(not_ready)),
+        Some(message) if containers_ready => {
+            conditions.set("Ready", false, Some(("ReadinessGatesNotReady", message)))
+        }
+        _ => conditions.set(
+            "Ready",
+            containers_ready,
+            (!containers_ready).then(not_ready),
+        ),
     }
     let mut status = json!({
         "phase": phase,
@@ -244,7 +321,10 @@ pub fn compute(pod: &Pod, seen: &Observed, plan: &Plan, facts: &Facts<'_>) -> Va
     if pod.metadata.generation > 0 {
         status["observedGeneration"] = pod.metadata.generation.into();
     }
-    for (key, list) in [("initContainerStatuses", init), ("ephemeralContainerStatuses", ephemeral)] {
+    for (key, list) in [
+        ("initContainerStatuses", init),
+        ("ephemeralContainerStatuses", ephemeral),
+    ] {
         if !list.is_empty() {
             status[key] = list.into();
         }
@@ -252,9 +332,20 @@ pub fn compute(pod: &Pod, seen: &Observed, plan: &Plan, facts: &Facts<'_>) -> Va
     if let Some(first) = facts.pod_ips.first() {
         status["podIP"] = first.to_string().into();
         // The list is merged by address: the ones it had before must be named to go.
-        let gone = pod.status["podIPs"].as_array().into_iter().flatten().filter_map(|p| p["ip"].as_str());
-        let gone = gone.filter(|ip| !facts.pod_ips.iter().any(|n| n.to_string() == *ip)).map(|ip| json!({"ip": ip, "$patch": "delete"}));
-        status["podIPs"] = facts.pod_ips.iter().map(|ip| json!({"ip": ip.to_string()})).chain(gone).collect();
+        let gone = pod.status["podIPs"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|p| p["ip"].as_str());
+        let gone = gone
+            .filter(|ip| !facts.pod_ips.iter().any(|n| n.to_string() == *ip))
+            .map(|ip| json!({"ip": ip, "$patch": "delete"}));
+        status["podIPs"] = facts
+            .pod_ips
+            .iter()
+            .map(|ip| json!({"ip": ip.to_string()}))
+            .chain(gone)
+            .collect();
     }
     if let Some(ended) = &seen.ended {
         status["reason"] = ended.reason.clone().into();

@@ -22,7 +22,9 @@ use world::Shutdown;
 
 use crate::container::{self, Start, StartError};
 use crate::node::Node;
-use crate::plan::{self, Action, Busy, CrashBackoff, Failure, Observed, Plan, Remembered, Step, Verdicts};
+use crate::plan::{
+    self, Action, Busy, CrashBackoff, Failure, Observed, Plan, Remembered, Step, Verdicts,
+};
 use crate::probe;
 use crate::spec::{Pod, Role};
 use crate::status::{self, Facts};
@@ -59,8 +61,14 @@ pub struct Handle {
 enum Done {
     Sandbox(Result<SandboxId, runtime::Error>),
     Volumes(Result<Mounts, volumes::Failed>),
-    Started { name: String, result: Result<(), StartError> },
-    Stopped { name: String, result: Result<(), runtime::Error> },
+    Started {
+        name: String,
+        result: Result<(), StartError>,
+    },
+    Stopped {
+        name: String,
+        result: Result<(), runtime::Error>,
+    },
     Removed(Result<(), String>),
     Nothing,
 }
@@ -95,17 +103,35 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Starts the worker of a Pod. `sandboxes` and `containers` are those it already has, oldest first.
-pub fn start(node: &Arc<Node>, pod: Arc<Pod>, sandboxes: Vec<SandboxId>, containers: Vec<ContainerId>) -> Handle {
-    let shared = Arc::new(Shared { containers: Mutex::new(containers), sandboxes: Mutex::new(sandboxes), ..Shared::default() });
-    let (latest, receiver) = watch::channel(Latest { pod: pod.clone(), gone: false });
-    let started_at = pod.status["startTime"].as_str().and_then(api::time::parse).unwrap_or_else(|| node.options.world.now());
+pub fn start(
+    node: &Arc<Node>,
+    pod: Arc<Pod>,
+    sandboxes: Vec<SandboxId>,
+    containers: Vec<ContainerId>,
+) -> Handle {
+    let shared = Arc::new(Shared {
+        containers: Mutex::new(containers),
+        sandboxes: Mutex::new(sandboxes),
+        ..Shared::default()
+    });
+    let (latest, receiver) = watch::channel(Latest {
+        pod: pod.clone(),
+        gone: false,
+    });
+    let started_at = pod.status["startTime"]
+        .as_str()
+        .and_then(api::time::parse)
+        .unwrap_or_else(|| node.options.world.now());
     let own_status = json!({"phase": pod.status["phase"], "conditions": pod.status["conditions"], "podIPs": pod.status["podIPs"]});
     let worker = Worker {
         node: node.clone(),
         shared: shared.clone(),
         latest: receiver,
         reporter: Reporter::start(node.clone(), &pod),
-        seen: Observed { started_at: Some(started_at), ..Observed::default() },
+        seen: Observed {
+            started_at: Some(started_at),
+            ..Observed::default()
+        },
         pod,
         mounts: Arc::default(),
         refresh_at: None,
@@ -165,8 +191,19 @@ impl Worker {
         if changed {
             let mut pod = (*latest.pod).clone();
             // What others write stays; what is ours is as we computed it last.
-            let theirs: Vec<Value> = pod.status["conditions"].as_array().into_iter().flatten().filter(|c| !is_ours(c)).cloned().collect();
-            let ours = self.own_status["conditions"].as_array().into_iter().flatten().filter(|c| is_ours(c)).cloned();
+            let theirs: Vec<Value> = pod.status["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|c| !is_ours(c))
+                .cloned()
+                .collect();
+            let ours = self.own_status["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|c| is_ours(c))
+                .cloned();
             pod.status["conditions"] = ours.chain(theirs).collect();
             if !self.own_status["phase"].is_null() {
                 pod.status["phase"] = self.own_status["phase"].clone();
@@ -185,10 +222,17 @@ impl Worker {
         let grace = Duration::from_secs(u64::try_from(self.pod.grace()).unwrap_or(30).max(1));
         // The API counts from the moment of deletion; a clock that differs must not make it longer.
         let left = match self.pod.metadata.deletion_timestamp {
-            Some(at) => Duration::try_from(at.duration_since(self.node.options.world.now())).unwrap_or(Duration::ZERO).min(grace),
+            Some(at) => Duration::try_from(at.duration_since(self.node.options.world.now()))
+                .unwrap_or(Duration::ZERO)
+                .min(grace),
             None => grace,
         };
-        let by = Instant::now() + if self.seen.gone && self.pod.grace() == 0 { Duration::ZERO } else { left.max(Duration::from_millis(100)) };
+        let by = Instant::now()
+            + if self.seen.gone && self.pod.grace() == 0 {
+                Duration::ZERO
+            } else {
+                left.max(Duration::from_millis(100))
+            };
         self.kill_by.send_if_modified(|known| {
             let earlier = known.is_none_or(|k| by < k);
             if earlier {
@@ -206,8 +250,12 @@ impl Worker {
         for id in ids {
             match runtime.container_status(&id).await {
                 Ok(status) => containers.push(status),
-                Err(e) if e.is_not_found() => lock(&self.shared.containers).retain(|known| *known != id),
-                Err(error) => tracing::warn!(%error, container = %id, "cannot ask for a container's status"),
+                Err(e) if e.is_not_found() => {
+                    lock(&self.shared.containers).retain(|known| *known != id)
+                }
+                Err(error) => {
+                    tracing::warn!(%error, container = %id, "cannot ask for a container's status")
+                }
             }
         }
         let sandbox = lock(&self.shared.sandboxes).last().cloned();
@@ -220,20 +268,28 @@ impl Worker {
                     }
                     self.seen.sandbox = Some(status);
                 }
-                Err(e) if e.is_not_found() => lock(&self.shared.sandboxes).retain(|known| *known != id),
-                Err(error) => tracing::warn!(%error, sandbox = %id, "cannot ask for a sandbox's status"),
+                Err(e) if e.is_not_found() => {
+                    lock(&self.shared.sandboxes).retain(|known| *known != id)
+                }
+                Err(error) => {
+                    tracing::warn!(%error, sandbox = %id, "cannot ask for a sandbox's status")
+                }
             }
         }
         if self.pod.spec.host_network {
             self.ips = vec![self.node.options.node_ip.into()];
         }
-        for status in containers.iter().filter(|s| s.state == ContainerState::Exited) {
+        for status in containers
+            .iter()
+            .filter(|s| s.state == ContainerState::Exited)
+        {
             if !self.messages.contains_key(status.id.as_str()) {
                 let message = termination_message(&self.pod, status);
                 self.messages.insert(status.id.to_string(), message);
             }
         }
-        self.messages.retain(|id, _| containers.iter().any(|c| c.id.as_str() == id));
+        self.messages
+            .retain(|id, _| containers.iter().any(|c| c.id.as_str() == id));
         self.seen.containers = containers;
         self.probe();
         self.seen.verdicts = lock(&self.shared.verdicts).clone();
@@ -258,11 +314,17 @@ impl Worker {
             if self.probes.contains_key(&name) {
                 continue;
             }
-            let Some((_, container)) = self.pod.container(&name) else { continue };
+            let Some((_, container)) = self.pod.container(&name) else {
+                continue;
+            };
             let mut first = probe::Watch::first_verdicts(container, &id);
             // After a restart of ours, what was ready stays so until a probe says otherwise.
             let key = format!("skiff://{id}");
-            let before = self.pod.status["containerStatuses"].as_array().into_iter().flatten().find(|s| s["containerID"] == key.as_str());
+            let before = self.pod.status["containerStatuses"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|s| s["containerID"] == key.as_str());
             if let Some(before) = before {
                 first.started |= before["started"] == true;
                 first.ready |= before["ready"] == true;
@@ -298,7 +360,10 @@ impl Worker {
                     let mounting = volumes::mount(&node, &pod, &before);
                     match cancel.run_until_cancelled_owned(mounting).await {
                         Some(result) => Done::Volumes(result),
-                        None => Done::Volumes(Err(volumes::Failed { volume: String::new(), why: "the Pod ended".into() })),
+                        None => Done::Volumes(Err(volumes::Failed {
+                            volume: String::new(),
+                            why: "the Pod ended".into(),
+                        })),
                     }
                 });
             }
@@ -311,32 +376,71 @@ impl Worker {
                     {
                         return Done::Sandbox(Err(e));
                     }
-                    Done::Sandbox(node.options.runtime.run_pod_sandbox(container::sandbox(&node, &pod, attempt)).await)
+                    Done::Sandbox(
+                        node.options
+                            .runtime
+                            .run_pod_sandbox(container::sandbox(&node, &pod, attempt))
+                            .await,
+                    )
                 });
             }
-            Action::Start { name, attempt, crashed } => {
-                let Some(sandbox) = self.seen.sandbox.as_ref().map(|s| s.id.clone()) else { return };
+            Action::Start {
+                name,
+                attempt,
+                crashed,
+            } => {
+                let Some(sandbox) = self.seen.sandbox.as_ref().map(|s| s.id.clone()) else {
+                    return;
+                };
                 let remembered = self.remembered(&name);
                 remembered.busy = Some(Busy::Starting);
                 if let Some(finished) = crashed {
                     remembered.crash = Some(CrashBackoff::next(remembered.crash, finished, now));
                 }
-                let start = Start { node, pod, shared, name: name.clone(), attempt, sandbox, ips: self.ips.clone(), volumes: self.mounts.clone() };
+                let start = Start {
+                    node,
+                    pod,
+                    shared,
+                    name: name.clone(),
+                    attempt,
+                    sandbox,
+                    ips: self.ips.clone(),
+                    volumes: self.mounts.clone(),
+                };
                 let cancel = self.starts.clone();
                 self.tasks.spawn(async move {
                     let result = cancel.run_until_cancelled_owned(start.run()).await;
-                    let stopped = || Err(StartError { reason: "ContainerCreating", message: "the Pod ended".into() });
-                    Done::Started { name, result: result.unwrap_or_else(stopped) }
+                    let stopped = || {
+                        Err(StartError {
+                            reason: "ContainerCreating",
+                            message: "the Pod ended".into(),
+                        })
+                    };
+                    Done::Started {
+                        name,
+                        result: result.unwrap_or_else(stopped),
+                    }
                 });
             }
-            Action::Stop { id, name, why, grace } => {
+            Action::Stop {
+                id,
+                name,
+                why,
+                grace,
+            } => {
                 self.remembered(&name).busy = Some(Busy::Stopping);
                 let role = pod.container(&name).map(|(role, _)| role);
-                node.events.normal(&pod.reference(role.map(|r| (r, name.as_str()))), "Killing", why);
+                node.events.normal(
+                    &pod.reference(role.map(|r| (r, name.as_str()))),
+                    "Killing",
+                    why,
+                );
                 let ending = self.kill_by.borrow().is_some();
                 let kill_by = self.kill_by.subscribe();
                 if !ending {
-                    let seconds = u64::try_from(grace.unwrap_or_else(|| pod.grace())).unwrap_or(30).max(1);
+                    let seconds = u64::try_from(grace.unwrap_or_else(|| pod.grace()))
+                        .unwrap_or(30)
+                        .max(1);
                     let by = Instant::now() + Duration::from_secs(seconds);
                     let ip = self.ips.first().copied();
                     self.tasks.spawn(async move {
@@ -369,7 +473,11 @@ impl Worker {
                 });
             }
             Action::End(ended) => {
-                self.node.events.warning(&self.pod.reference(None), &ended.reason, ended.message.clone());
+                self.node.events.warning(
+                    &self.pod.reference(None),
+                    &ended.reason,
+                    ended.message.clone(),
+                );
                 self.seen.ended = Some(ended);
                 self.note_end();
                 self.shared.nudge.notify_one();
@@ -378,7 +486,9 @@ impl Worker {
                 self.seen.removing = Step::Busy;
                 let gone = self.seen.gone;
                 let reporter = self.reporter.clone();
-                self.tasks.spawn(async move { Done::Removed(tear_down(&node, &pod, &shared, &reporter, gone).await) });
+                self.tasks.spawn(async move {
+                    Done::Removed(tear_down(&node, &pod, &shared, &reporter, gone).await)
+                });
             }
         }
     }
@@ -388,7 +498,9 @@ impl Worker {
         let due = self.refresh_at.is_some_and(|at| at <= now);
         if self.seen.volumes != Step::Done || self.refreshing || self.starts.is_cancelled() {
             // A change that comes while volumes are first made must not be lost, nor one after a failure.
-            if matches!(self.seen.volumes, Step::Failed(_)) && self.shared.volumes_dirty.swap(false, Ordering::AcqRel) {
+            if matches!(self.seen.volumes, Step::Failed(_))
+                && self.shared.volumes_dirty.swap(false, Ordering::AcqRel)
+            {
                 self.seen.volumes = Step::Absent;
                 self.shared.nudge.notify_one();
             }
@@ -397,12 +509,14 @@ impl Worker {
         if self.shared.volumes_dirty.swap(false, Ordering::AcqRel) || due {
             self.refreshing = true;
             let (node, pod, before) = (self.node.clone(), self.pod.clone(), self.mounts.clone());
-            self.tasks.spawn(async move { Done::Volumes(volumes::mount(&node, &pod, &before).await) });
+            self.tasks
+                .spawn(async move { Done::Volumes(volumes::mount(&node, &pod, &before).await) });
         }
     }
 
     async fn wait(&mut self, wake: Option<Timestamp>, now: Timestamp) {
-        let delay = wake.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));
+        let delay =
+            wake.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));
         let timer = async {
             match delay {
                 Some(delay) => tokio::time::sleep(delay).await,
@@ -432,7 +546,12 @@ impl Worker {
 
     fn take(&mut self, done: Done) {
         let now = self.node.options.world.now();
-        let later = |seconds: u64| now.checked_add(SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(300))).unwrap_or(now);
+        let later = |seconds: u64| {
+            now.checked_add(SignedDuration::from_secs(
+                i64::try_from(seconds).unwrap_or(300),
+            ))
+            .unwrap_or(now)
+        };
         let events = self.node.events.clone();
         match done {
             Done::Sandbox(Ok(id)) => {
@@ -440,7 +559,11 @@ impl Worker {
                 self.seen.making_sandbox = Step::Done;
             }
             Done::Sandbox(Err(e)) => {
-                events.warning(&self.pod.reference(None), "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}"));
+                events.warning(
+                    &self.pod.reference(None),
+                    "FailedCreatePodSandBox",
+                    format!("Failed to create pod sandbox: {e}"),
+                );
                 self.seen.making_sandbox = Step::Failed(later(2));
             }
             Done::Volumes(Ok(mounts)) => {
@@ -460,9 +583,16 @@ impl Worker {
                 }
             }
             Done::Started { name, result } => {
-                let role = self.pod.container(&name).map_or(Role::Main, |(role, _)| role);
+                let role = self
+                    .pod
+                    .container(&name)
+                    .map_or(Role::Main, |(role, _)| role);
                 let about = self.pod.reference(Some((role, &name)));
-                let image = self.pod.container(&name).map(|(_, c)| c.image.clone()).unwrap_or_default();
+                let image = self
+                    .pod
+                    .container(&name)
+                    .map(|(_, c)| c.image.clone())
+                    .unwrap_or_default();
                 let remembered = self.remembered(&name);
                 remembered.busy = None;
                 match result {
@@ -471,15 +601,29 @@ impl Worker {
                         remembered.failures = 0;
                     }
                     // The runtime has it as a container that ended; the crash back-off counts.
-                    Err(e) if matches!(e.reason, "RunContainerError" | "PostStartHookError") => remembered.failure = None,
+                    Err(e) if matches!(e.reason, "RunContainerError" | "PostStartHookError") => {
+                        remembered.failure = None
+                    }
                     Err(e) => {
                         let first: u64 = if e.reason == "ErrImagePull" { 10 } else { 1 };
-                        let delay = first.checked_shl(remembered.failures).unwrap_or(300).min(if first == 10 { 300 } else { 60 });
+                        let delay = first
+                            .checked_shl(remembered.failures)
+                            .unwrap_or(300)
+                            .min(if first == 10 { 300 } else { 60 });
                         remembered.failures = (remembered.failures + 1).min(20);
                         if e.reason == "ErrImagePull" {
-                            events.normal(&about, "BackOff", format!("Back-off pulling image \"{image}\""));
+                            events.normal(
+                                &about,
+                                "BackOff",
+                                format!("Back-off pulling image \"{image}\""),
+                            );
                         }
-                        remembered.failure = Some(Failure { reason: e.reason.into(), message: e.message, at: now, retry_at: later(delay) });
+                        remembered.failure = Some(Failure {
+                            reason: e.reason.into(),
+                            message: e.message,
+                            at: now,
+                            retry_at: later(delay),
+                        });
                     }
                 }
             }
@@ -488,7 +632,11 @@ impl Worker {
                 if let Err(error) = result {
                     tracing::warn!(%error, pod = %self.pod.title(), container = name, "cannot stop a container");
                     let about = self.pod.reference(None);
-                    events.warning(&about, "FailedKillPod", format!("error killing pod: {error}"));
+                    events.warning(
+                        &about,
+                        "FailedKillPod",
+                        format!("error killing pod: {error}"),
+                    );
                 }
             }
             Done::Removed(Ok(())) => self.seen.removing = Step::Done,
@@ -502,11 +650,21 @@ impl Worker {
 
     fn report(&mut self, plan: &Plan, now: Timestamp) {
         for (name, (reason, _)) in &plan.waiting {
-            let id = self.seen.latest(name, false).map(|s| s.id.to_string()).unwrap_or_default();
+            let id = self
+                .seen
+                .latest(name, false)
+                .map(|s| s.id.to_string())
+                .unwrap_or_default();
             if reason == "CrashLoopBackOff" && self.backed_off.get(name) != Some(&id) {
-                let role = self.pod.container(name).map_or(Role::Main, |(role, _)| role);
+                let role = self
+                    .pod
+                    .container(name)
+                    .map_or(Role::Main, |(role, _)| role);
                 let about = self.pod.reference(Some((role, name)));
-                let message = format!("Back-off restarting failed container {name} in pod {}", self.pod.title());
+                let message = format!(
+                    "Back-off restarting failed container {name} in pod {}",
+                    self.pod.title()
+                );
                 self.node.events.warning(&about, "BackOff", message);
                 self.backed_off.insert(name.clone(), id);
             }
@@ -514,12 +672,29 @@ impl Worker {
         if self.seen.gone {
             return;
         }
-        let facts = Facts { host_ip: self.node.options.node_ip.into(), pod_ips: &self.ips, messages: &self.messages, now };
+        let facts = Facts {
+            host_ip: self.node.options.node_ip.into(),
+            pod_ips: &self.ips,
+            messages: &self.messages,
+            now,
+        };
         let status = status::compute(&self.pod, &self.seen, plan, &facts);
         self.own_status = status.clone();
         let mut pod = (*self.pod).clone();
-        let theirs = pod.status["conditions"].as_array().into_iter().flatten().filter(|c| !is_ours(c)).cloned().collect::<Vec<_>>();
-        pod.status["conditions"] = status["conditions"].as_array().into_iter().flatten().cloned().chain(theirs).collect();
+        let theirs = pod.status["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|c| !is_ours(c))
+            .cloned()
+            .collect::<Vec<_>>();
+        pod.status["conditions"] = status["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .cloned()
+            .chain(theirs)
+            .collect();
         pod.status["phase"] = status["phase"].clone();
         self.pod = Arc::new(pod);
         self.reporter.write(status);
@@ -527,12 +702,27 @@ impl Worker {
 }
 
 fn is_ours(condition: &Value) -> bool {
-    let ours = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
-    condition["type"].as_str().is_some_and(|t| ours.contains(&t))
+    let ours = [
+        "PodReadyToStartContainers",
+        "Initialized",
+        "ContainersReady",
+        "Ready",
+    ];
+    condition["type"]
+        .as_str()
+        .is_some_and(|t| ours.contains(&t))
 }
 
 /// The preStop hook, TERM, and KILL at `by` (or earlier, when the deadline is moved).
-async fn stop(node: &Node, pod: &Pod, name: &str, id: &ContainerId, mut by: Instant, mut kill_by: watch::Receiver<Option<Instant>>, ip: Option<IpAddr>) -> Result<(), runtime::Error> {
+async fn stop(
+    node: &Node,
+    pod: &Pod,
+    name: &str,
+    id: &ContainerId,
+    mut by: Instant,
+    mut kill_by: watch::Receiver<Option<Instant>>,
+    ip: Option<IpAddr>,
+) -> Result<(), runtime::Error> {
     kill_by.borrow_and_update();
     let hook = async {
         if let Some((role, container)) = pod.container(name)
@@ -541,7 +731,11 @@ async fn stop(node: &Node, pod: &Pod, name: &str, id: &ContainerId, mut by: Inst
             let target = probe::Target { container, id, ip };
             if let Err(why) = probe::hook(node, &target, handler).await {
                 let about = pod.reference(Some((role, name)));
-                node.events.warning(&about, "FailedPreStopHook", format!("PreStopHook failed: {why}"));
+                node.events.warning(
+                    &about,
+                    "FailedPreStopHook",
+                    format!("PreStopHook failed: {why}"),
+                );
             }
         }
     };
@@ -565,31 +759,59 @@ async fn stop(node: &Node, pod: &Pod, name: &str, id: &ContainerId, mut by: Inst
 }
 
 /// Takes away all that a Pod had, then lets its object go.
-async fn tear_down(node: &Node, pod: &Pod, shared: &Shared, reporter: &Reporter, gone: bool) -> Result<(), String> {
+async fn tear_down(
+    node: &Node,
+    pod: &Pod,
+    shared: &Shared,
+    reporter: &Reporter,
+    gone: bool,
+) -> Result<(), String> {
     let runtime = &node.options.runtime;
     if !gone {
         reporter.flush().await;
     }
     let sandboxes = lock(&shared.sandboxes).clone();
     for id in &sandboxes {
-        runtime.remove_pod_sandbox(id).await.map_err(|e| e.to_string())?;
+        runtime
+            .remove_pod_sandbox(id)
+            .await
+            .map_err(|e| e.to_string())?;
     }
     let containers = lock(&shared.containers).clone();
     for id in containers {
-        runtime.remove_container(&id).await.map_err(|e| e.to_string())?;
+        runtime
+            .remove_container(&id)
+            .await
+            .map_err(|e| e.to_string())?;
     }
     volumes::remove(&node.options.root_dir, &pod.metadata.uid)?;
     container::unlink_logs(node, pod);
     let logs = container::log_directory(node, pod);
     match fs::remove_dir_all(&logs) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(format!("{}: {e}", logs.display())),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("{}: {e}", logs.display()));
+        }
         _ => {}
     }
     if gone {
         return Ok(());
     }
-    let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() }.with_uid(&pod.metadata.uid);
-    match node.options.client.delete(&kinds::PODS, &pod.metadata.namespace, &pod.metadata.name, &options).await {
+    let options = DeleteOptions {
+        grace_period_seconds: Some(0),
+        ..DeleteOptions::default()
+    }
+    .with_uid(&pod.metadata.uid);
+    match node
+        .options
+        .client
+        .delete(
+            &kinds::PODS,
+            &pod.metadata.namespace,
+            &pod.metadata.name,
+            &options,
+        )
+        .await
+    {
         Ok(()) => Ok(()),
         Err(e) if e.is_not_found() || e.is_conflict() => Ok(()),
         Err(e) => Err(e.to_string()),
@@ -601,7 +823,9 @@ fn termination_message(pod: &Pod, status: &ContainerStatus) -> String {
     let file = status.annotations.get(container::MESSAGE_FILE);
     let own = file.and_then(|f| fs::read(f).ok()).unwrap_or_default();
     let own = String::from_utf8_lossy(&own[..own.len().min(4096)]).into_owned();
-    let policy = pod.container(&status.metadata.name).map_or("", |(_, c)| c.termination_message_policy.as_str());
+    let policy = pod
+        .container(&status.metadata.name)
+        .map_or("", |(_, c)| c.termination_message_policy.as_str());
     if own.is_empty() && policy == "FallbackToLogsOnError" && status.exit_code != 0 {
         return last_lines(&status.log_path);
     }
@@ -612,7 +836,12 @@ fn termination_message(pod: &Pod, status: &ContainerStatus) -> String {
 fn last_lines(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let mut lines: Vec<&str> = text.lines().rev().take(80).filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
+    let mut lines: Vec<&str> = text
+        .lines()
+        .rev()
+        .take(80)
+        .filter_map(|l| l.splitn(4, ' ').nth(3))
+        .collect();
     lines.reverse();
     let all = lines.join("\n") + "\n";
     let mut from = all.len().saturating_sub(2048);
@@ -633,7 +862,11 @@ impl Reporter {
     fn start(node: Arc<Node>, pod: &Pod) -> Self {
         let (wanted, mut todo) = watch::channel((0, Value::Null));
         let (tell, written) = watch::channel(0);
-        let (namespace, name, uid) = (pod.metadata.namespace.clone(), pod.metadata.name.clone(), pod.metadata.uid.clone());
+        let (namespace, name, uid) = (
+            pod.metadata.namespace.clone(),
+            pod.metadata.name.clone(),
+            pod.metadata.uid.clone(),
+        );
         let shutdown = node.options.shutdown.clone();
         tokio::spawn(shutdown.run_until_cancelled_owned(async move {
             let mut failures = 0_u32;
@@ -679,9 +912,11 @@ impl Reporter {
     async fn flush(&self) {
         let version = self.wanted.borrow().0;
         let mut written = self.written.clone();
-        if tokio::time::timeout(Duration::from_secs(5), written.wait_for(|v| *v >= version)).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(5), written.wait_for(|v| *v >= version))
+            .await
+            .is_err()
+        {
             tracing::warn!("a Pod goes without its last status");
         }
     }
 }
-

@@ -138,13 +138,19 @@ pub async fn start(
     Ok(())
 }
 
-async fn start_dns(settings: &Settings, identities: &Identities, world: &World, shutdown: &Shutdown) -> Result<(), Failure> {
+async fn start_dns(
+    settings: &Settings,
+    identities: &Identities,
+    world: &World,
+    shutdown: &Shutdown,
+) -> Result<(), Failure> {
     let admin = identities.client("system:admin", &["system:masters"]);
     let address = settings.cluster_dns;
     dns::ensure_service(&admin, address)
         .await
         .map_err(|e| Failure::new(format!("cannot create the kube-dns Service: {e}")))?;
-    net::link::hold(address).map_err(|e| Failure::new(format!("this node cannot have the address {address}: {e}")))?;
+    net::link::hold(address)
+        .map_err(|e| Failure::new(format!("this node cannot have the address {address}: {e}")))?;
     dns::start(dns::Options {
         world: world.clone(),
         shutdown: shutdown.clone(),

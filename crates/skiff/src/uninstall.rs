@@ -34,7 +34,8 @@ pub fn run(common: &Common, yes: bool) -> Result<(), Failure> {
         .build()
         .map_err(Failure::new)?;
     runtime.block_on(remove_containers(&data_dir, &dirs))?;
-    net::cleanup(&["skiff", "skiff-pods"], &["sk", "skiff-dns"]).map_err(|e| Failure::new(format!("cannot remove the network: {e}")))?;
+    net::cleanup(&["skiff", "skiff-pods"], &["sk", "skiff-dns"])
+        .map_err(|e| Failure::new(format!("cannot remove the network: {e}")))?;
     let mut leftovers = vec![dirs.run.clone(), data_dir.clone(), dirs.kubelet.clone()];
     if dirs.is_default {
         leftovers.extend([dirs.pod_logs.clone(), dirs.container_logs.clone()]);

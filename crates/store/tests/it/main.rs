@@ -1,5 +1,11 @@
 //! The store through its contract, on a disk that loses power.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 mod engine;
 
 use std::path::Path;

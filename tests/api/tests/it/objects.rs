@@ -227,7 +227,10 @@ async fn a_node_is_created_with_its_status_and_tainted_until_it_is_ready() {
     let node = json!({"metadata": {"name": "n"}, "status": {"capacity": {"cpu": "4"}}});
     let node = server.send("POST", "/api/v1/nodes", &node).await.ok();
     assert_eq!(node["status"]["capacity"]["cpu"], "4");
-    assert_eq!(node["spec"]["taints"], json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]));
+    assert_eq!(
+        node["spec"]["taints"],
+        json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}])
+    );
 }
 
 #[tokio::test(start_paused = true)]

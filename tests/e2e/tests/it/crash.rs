@@ -43,7 +43,7 @@ fn what_was_acknowledged_survives_and_containers_go_on() {
         3
     };
     let node = with_examples("crash");
-    let processes = || node.sh("pgrep -f 'httpd -f -p 8080' | sort -n");
+    let processes = || node.sh("pgrep -x httpd | sort -n");
     let before = processes();
     let script = node.dir().join("writers.py");
     std::fs::write(&script, WRITERS).unwrap();

@@ -85,7 +85,7 @@ fn a_killed_container_is_restarted() {
         "kubectl get pod -n demo {pod} -o jsonpath='{{.status.podIP}}'"
     ));
     node.sh(&format!(
-        "for p in $(pgrep -f 'httpd -f -p 8080'); do nsenter -t $p -n ip -4 addr | grep -q ' {ip}/' && kill -9 $p; done; true"
+        "for p in $(pgrep -x httpd); do nsenter -t $p -n ip -4 addr | grep -q ' {ip}/' && kill -9 $p; done; true"
     ));
     node.eventually(&format!(
         "kubectl get pod -n demo {pod} -o jsonpath='{{.status.containerStatuses[0].restartCount}} {{.status.containerStatuses[0].ready}}' | grep -qx '1 true'"

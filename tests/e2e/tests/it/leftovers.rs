@@ -12,7 +12,7 @@ fn uninstall_leaves_nothing() {
     node.sh("$SKIFF uninstall --yes");
     let left = |what: &str| node.sh(&format!("{what} || true"));
     assert_eq!(left("ls $SKIFF_DATA_DIR 2>/dev/null"), "");
-    assert_eq!(left("pgrep -f 'httpd -f -p 8080'"), "");
+    assert_eq!(left("pgrep -x httpd"), "");
     assert_eq!(left("nft list tables | grep skiff"), "");
     assert_eq!(left("ip -o link | grep -E ' sk[0-9a-f]'"), "");
     assert_eq!(left("ip route | grep 10.42."), "");

@@ -1,5 +1,9 @@
 //! A whole server with real containers, driven by kubectl, each test on a node of its own.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of real processes wait in real time")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests of real processes wait in real time"
+)]
 
 mod clients;
 mod crash;
