@@ -7,6 +7,7 @@ pub mod server;
 pub mod spdy;
 pub mod tls;
 pub mod upgrade;
+mod websocket;
 
 pub use body::{Body, empty, full};
 pub use server::{Handler, Peer, Server};
