@@ -128,9 +128,10 @@ pub(crate) async fn channels(
     let writer = tokio::spawn(async move {
         let result: Result<(), Error> = async {
             while let Some(message) = messages.recv().await {
-                let last = message.is_close();
+                let mut last = message.is_close();
                 to.feed(message).await?;
                 while !last && let Ok(more) = messages.try_recv() {
+                    last = more.is_close();
                     to.feed(more).await?;
                 }
                 to.flush().await?;
