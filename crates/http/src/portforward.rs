@@ -50,13 +50,13 @@ where
             Ok((head, _)) => upgrade::accept(request, head, |connection| async move {
                 over_spdy(spdy::Connection::server(connection), dial).await;
             }),
-            Err(refusal) => refusal,
+            Err(refusal) => *refusal,
         },
         Some("websocket") => {
             let agreed = websocket::negotiate(request.headers(), &WEBSOCKET_PROTOCOLS);
             let (head, protocol) = match agreed {
                 Ok(agreed) => agreed,
-                Err(refusal) => return refusal,
+                Err(refusal) => return *refusal,
             };
             if protocol == TUNNELED {
                 return upgrade::accept(request, head, |connection| async move {

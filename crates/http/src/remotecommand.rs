@@ -173,7 +173,7 @@ where
         Some("spdy/3.1") => {
             let (head, protocol) = match negotiate_spdy(request.headers(), &SPDY_PROTOCOLS) {
                 Ok(agreed) => agreed,
-                Err(refusal) => return refusal,
+                Err(refusal) => return *refusal,
             };
             upgrade::accept(request, head, move |connection| async move {
                 if let Some(session) = over_spdy(connection, wanted, protocol).await {
@@ -185,7 +185,7 @@ where
             let agreed = websocket::negotiate(request.headers(), &WEBSOCKET_PROTOCOLS);
             let (head, protocol) = match agreed {
                 Ok(agreed) => agreed,
-                Err(refusal) => return refusal,
+                Err(refusal) => return *refusal,
             };
             upgrade::accept(request, head, move |connection| async move {
                 then(over_websocket(connection, wanted, protocol).await).await;
@@ -203,7 +203,7 @@ where
 pub(crate) fn negotiate_spdy(
     headers: &http::HeaderMap,
     speaks: &[&'static str],
-) -> Result<(http::Response<()>, &'static str), http::Response<Body>> {
+) -> Result<(http::Response<()>, &'static str), Box<http::Response<Body>>> {
     let offered = offers(headers, PROTOCOL);
     let mut head = http::Response::new(());
     let own = head.headers_mut();
@@ -224,7 +224,7 @@ pub(crate) fn negotiate_spdy(
                 let accepted = "x-accepted-stream-protocol-versions";
                 refusal.headers_mut().append(accepted, value);
             }
-            Err(refusal)
+            Err(Box::new(refusal))
         }
     }
 }

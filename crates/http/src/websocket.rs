@@ -63,10 +63,10 @@ pub(crate) fn offers(headers: &http::HeaderMap, name: &str) -> Vec<String> {
 pub(crate) fn negotiate(
     headers: &http::HeaderMap,
     speaks: &[&'static str],
-) -> Result<(http::Response<()>, &'static str), http::Response<Body>> {
+) -> Result<(http::Response<()>, &'static str), Box<http::Response<Body>>> {
     let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
         let why = "the Sec-WebSocket-Key header is missing";
-        return Err(refuse(http::StatusCode::BAD_REQUEST, why));
+        return Err(Box::new(refuse(http::StatusCode::BAD_REQUEST, why)));
     };
     let offered = offers(headers, "sec-websocket-protocol");
     let find = |offer: &String| speaks.iter().find(|s| *s == offer).copied();
@@ -88,7 +88,7 @@ pub(crate) fn negotiate(
     }
     let Some(chosen) = offered.iter().find_map(find) else {
         let why = format!("none of the WebSocket protocols {offered:?} is one of {speaks:?}");
-        return Err(refuse(http::StatusCode::FORBIDDEN, why));
+        return Err(Box::new(refuse(http::StatusCode::FORBIDDEN, why)));
     };
     put(header::SEC_WEBSOCKET_PROTOCOL, chosen.as_bytes());
     Ok((head, chosen))

@@ -1,5 +1,7 @@
 //! exec and port-forward as clients see them: over HTTP upgrades, in SPDY and WebSocket.
 
+#![allow(clippy::unwrap_used)]
+
 use futures::{SinkExt as _, StreamExt as _};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
