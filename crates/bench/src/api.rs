@@ -25,9 +25,15 @@ pub async fn run(
 ) -> Result<(), Error> {
     let mut connection = Connection::open(cluster).await?;
     let namespace = format!("{{\"metadata\":{{\"name\":\"{NAMESPACE}\"}}}}");
-    let (status, answer) = connection.send(Method::POST, "/api/v1/namespaces", namespace.into()).await?;
+    let (status, answer) = connection
+        .send(Method::POST, "/api/v1/namespaces", namespace.into())
+        .await?;
     if !status.is_success() && status != http::StatusCode::CONFLICT {
-        return Err(format!("cannot make a namespace: {}", String::from_utf8_lossy(&answer)).into());
+        return Err(format!(
+            "cannot make a namespace: {}",
+            String::from_utf8_lossy(&answer)
+        )
+        .into());
     }
     if let Some(dir) = disk {
         let rate = syncs(dir, span)?;
@@ -35,26 +41,45 @@ pub async fn run(
     }
     for clients in [1, 64] {
         if let Some(endpoint) = etcd {
-            report.figure(&format!("etcd.put.{clients}"), etcd::puts(endpoint, clients, span).await?, "/s");
+            report.figure(
+                &format!("etcd.put.{clients}"),
+                etcd::puts(endpoint, clients, span).await?,
+                "/s",
+            );
         }
         let rate = posts(cluster, clients, span).await?;
         report.figure(&format!("api.post.{clients}"), rate, "/s");
     }
     report.figure("api.get.16", gets(cluster, 16, span).await?, "/s");
     // The first one warms up.
-    connection.ok(Method::GET, &format!("{MAPS}?limit=5000"), "".into()).await?;
+    connection
+        .ok(Method::GET, &format!("{MAPS}?limit=5000"), "".into())
+        .await?;
     let begin = Instant::now();
-    let bytes = connection.ok(Method::GET, &format!("{MAPS}?limit=5000"), "".into()).await?;
+    let bytes = connection
+        .ok(Method::GET, &format!("{MAPS}?limit=5000"), "".into())
+        .await?;
     let millis = begin.elapsed().as_secs_f64() * 1e3;
     report.figure("api.list.5000", millis, "ms");
     report.figure("api.list.5000.size", bytes.len() as f64 / 1e6, "MB");
     connection.ok(Method::DELETE, MAPS, "".into()).await?;
-    connection.ok(Method::DELETE, &format!("/api/v1/namespaces/{NAMESPACE}"), "".into()).await?;
+    connection
+        .ok(
+            Method::DELETE,
+            &format!("/api/v1/namespaces/{NAMESPACE}"),
+            "".into(),
+        )
+        .await?;
     Ok(())
 }
 
 /// Runs `clients` copies of `work` for `span` and returns how many calls they finished per second.
-async fn rate<F, Fut>(cluster: &Cluster, clients: usize, span: Duration, work: F) -> Result<f64, Error>
+async fn rate<F, Fut>(
+    cluster: &Cluster,
+    clients: usize,
+    span: Duration,
+    work: F,
+) -> Result<f64, Error>
 where
     F: Fn(Connection, usize, Instant, Arc<AtomicU64>) -> Fut,
     Fut: Future<Output = Result<(), Error>> + Send + 'static,
@@ -77,29 +102,47 @@ where
 /// Creates ConfigMaps of 1 KiB.
 async fn posts(cluster: &Cluster, clients: usize, span: Duration) -> Result<f64, Error> {
     let stamp = std::process::id();
-    rate(cluster, clients, span, move |mut connection, client, end, done| async move {
-        let filling = "x".repeat(880);
-        let mut i = 0;
-        while Instant::now() < end {
-            let name = format!("b{stamp}-{clients}-{client}-{i}");
-            let body = format!("{{\"metadata\":{{\"name\":\"{name}\"}},\"data\":{{\"x\":\"{filling}\"}}}}");
-            connection.ok(Method::POST, MAPS, body.into()).await?;
-            done.fetch_add(1, Ordering::Relaxed);
-            i += 1;
-        }
-        Ok(())
-    })
+    rate(
+        cluster,
+        clients,
+        span,
+        move |mut connection, client, end, done| async move {
+            let filling = "x".repeat(880);
+            let mut i = 0;
+            while Instant::now() < end {
+                let name = format!("b{stamp}-{clients}-{client}-{i}");
+                let body = format!(
+                    "{{\"metadata\":{{\"name\":\"{name}\"}},\"data\":{{\"x\":\"{filling}\"}}}}"
+                );
+                connection.ok(Method::POST, MAPS, body.into()).await?;
+                done.fetch_add(1, Ordering::Relaxed);
+                i += 1;
+            }
+            Ok(())
+        },
+    )
     .await
 }
 
 async fn gets(cluster: &Cluster, clients: usize, span: Duration) -> Result<f64, Error> {
-    rate(cluster, clients, span, |mut connection, _, end, done| async move {
-        while Instant::now() < end {
-            connection.ok(Method::GET, "/api/v1/namespaces/default/services/kubernetes", "".into()).await?;
-            done.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
-    })
+    rate(
+        cluster,
+        clients,
+        span,
+        |mut connection, _, end, done| async move {
+            while Instant::now() < end {
+                connection
+                    .ok(
+                        Method::GET,
+                        "/api/v1/namespaces/default/services/kubernetes",
+                        "".into(),
+                    )
+                    .await?;
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        },
+    )
     .await
 }
 

@@ -21,16 +21,30 @@ impl Connection {
     pub async fn open(cluster: &Cluster) -> Result<Self, Error> {
         let tcp = tokio::net::TcpStream::connect(&cluster.address).await?;
         tcp.set_nodelay(true)?;
-        let host = cluster.address.rsplit_once(':').map_or(cluster.address.as_str(), |(h, _)| h).to_owned();
+        let host = cluster
+            .address
+            .rsplit_once(':')
+            .map_or(cluster.address.as_str(), |(h, _)| h)
+            .to_owned();
         let name = ServerName::try_from(host)?;
-        let tls = tokio_rustls::TlsConnector::from(cluster.tls.clone()).connect(name, tcp).await?;
+        let tls = tokio_rustls::TlsConnector::from(cluster.tls.clone())
+            .connect(name, tcp)
+            .await?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
         tokio::spawn(connection);
-        Ok(Self { sender, host: cluster.address.clone() })
+        Ok(Self {
+            sender,
+            host: cluster.address.clone(),
+        })
     }
 
     /// One request and its whole answer.
-    pub async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), Error> {
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Error> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -49,6 +63,10 @@ impl Connection {
         if status.is_success() {
             return Ok(bytes);
         }
-        Err(format!("{method} {path}: {status}: {}", String::from_utf8_lossy(&bytes)).into())
+        Err(format!(
+            "{method} {path}: {status}: {}",
+            String::from_utf8_lossy(&bytes)
+        )
+        .into())
     }
 }

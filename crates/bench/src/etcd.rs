@@ -24,14 +24,21 @@ pub async fn puts(endpoint: &str, clients: usize, span: Duration) -> Result<f64,
             let tcp = tokio::net::TcpStream::connect(&address).await?;
             tcp.set_nodelay(true)?;
             let (sender, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await?;
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp))
+                    .await?;
             tokio::spawn(connection);
             let value = [b'x'; 1024];
             for i in 0_u64.. {
                 if begin.elapsed() >= span {
                     break;
                 }
-                put(sender.clone(), &address, format!("skiff-bench/{client}/{i}").as_bytes(), &value).await?;
+                put(
+                    sender.clone(),
+                    &address,
+                    format!("skiff-bench/{client}/{i}").as_bytes(),
+                    &value,
+                )
+                .await?;
                 done.fetch_add(1, Ordering::Relaxed);
             }
             Ok(())
@@ -43,7 +50,12 @@ pub async fn puts(endpoint: &str, clients: usize, span: Duration) -> Result<f64,
     Ok(done.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64())
 }
 
-async fn put(mut sender: SendRequest<Full<Bytes>>, address: &str, key: &[u8], value: &[u8]) -> Result<(), Error> {
+async fn put(
+    mut sender: SendRequest<Full<Bytes>>,
+    address: &str,
+    key: &[u8],
+    value: &[u8],
+) -> Result<(), Error> {
     // PutRequest { key = 1, value = 2 } in a gRPC frame: not compressed, length, message.
     let mut message = Vec::with_capacity(key.len() + value.len() + 8);
     for (tag, bytes) in [(0x0a, key), (0x12, value)] {
@@ -68,6 +80,13 @@ async fn put(mut sender: SendRequest<Full<Bytes>>, address: &str, key: &[u8], va
     sender.ready().await?;
     let answer = sender.send_request(request).await?;
     let collected = answer.into_body().collect().await?;
-    let status = collected.trailers().and_then(|t| t.get("grpc-status")).map(|v| v.as_bytes().to_vec());
-    if status.as_deref() == Some(b"0") { Ok(()) } else { Err("etcd refused a put".into()) }
+    let status = collected
+        .trailers()
+        .and_then(|t| t.get("grpc-status"))
+        .map(|v| v.as_bytes().to_vec());
+    if status.as_deref() == Some(b"0") {
+        Ok(())
+    } else {
+        Err("etcd refused a put".into())
+    }
 }

@@ -19,7 +19,10 @@ pub async fn boot(report: &Report, skiff: &Path, data_dir: &Path) -> Result<(), 
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .spawn()?;
-    let stderr = server.stderr.take().ok_or("the server has no standard error")?;
+    let stderr = server
+        .stderr
+        .take()
+        .ok_or("the server has no standard error")?;
     let mut lines = tokio::io::BufReader::new(stderr).lines();
     let ready = tokio::time::timeout(Duration::from_secs(60), async {
         while let Some(line) = lines.next_line().await? {
@@ -46,18 +49,38 @@ pub async fn idle(report: &Report, pid: u32, span: Duration) -> Result<(), Error
     };
     let field = |text: &str, name: &str| -> f64 {
         let line = text.lines().find_map(|l| l.strip_prefix(name));
-        line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0.0)
+        line.and_then(|l| l.split_whitespace().next())
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0.0)
     };
     let ticks = |stat: &str| -> f64 {
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-        let number = |i: usize| fields.get(i).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0);
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or("")
+            .split_whitespace()
+            .collect();
+        let number = |i: usize| {
+            fields
+                .get(i)
+                .and_then(|n| n.parse::<f64>().ok())
+                .unwrap_or(0.0)
+        };
         number(11) + number(12)
     };
     let (cpu, written) = (ticks(&read("stat")?), field(&read("io")?, "write_bytes:"));
     tokio::time::sleep(span).await;
-    report.figure("idle.pss", field(&read("smaps_rollup")?, "Pss:") / 1024.0, "MiB");
+    report.figure(
+        "idle.pss",
+        field(&read("smaps_rollup")?, "Pss:") / 1024.0,
+        "MiB",
+    );
     // The kernel counts CPU time in hundredths of a second.
-    report.figure("idle.cpu", (ticks(&read("stat")?) - cpu) / 100.0 / span.as_secs_f64(), "cores");
+    report.figure(
+        "idle.cpu",
+        (ticks(&read("stat")?) - cpu) / 100.0 / span.as_secs_f64(),
+        "cores",
+    );
     let writes = field(&read("io")?, "write_bytes:") - written;
     report.figure("idle.writes", writes * 3600.0 / span.as_secs_f64(), "B/h");
     Ok(())

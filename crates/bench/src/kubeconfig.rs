@@ -21,15 +21,25 @@ pub struct Cluster {
 pub fn read(path: &Path) -> Result<Cluster, Error> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let config: Value = serde_saphyr::from_str(&text)?;
-    let server = config["clusters"][0]["cluster"]["server"].as_str().ok_or("no server in the kubeconfig")?;
+    let server = config["clusters"][0]["cluster"]["server"]
+        .as_str()
+        .ok_or("no server in the kubeconfig")?;
     let decode = |v: &Value, what: &str| -> Result<String, Error> {
-        let text = v.as_str().ok_or_else(|| format!("the kubeconfig has no {what}"))?;
+        let text = v
+            .as_str()
+            .ok_or_else(|| format!("the kubeconfig has no {what}"))?;
         Ok(String::from_utf8(STANDARD.decode(text)?)?)
     };
-    let ca = decode(&config["clusters"][0]["cluster"]["certificate-authority-data"], "authority")?;
+    let ca = decode(
+        &config["clusters"][0]["cluster"]["certificate-authority-data"],
+        "authority",
+    )?;
     let user = &config["users"][0]["user"];
     let cert = decode(&user["client-certificate-data"], "client certificate")?;
     let key = decode(&user["client-key-data"], "client key")?;
     let tls = skiff_http::tls::client_config(&ca, Some((&cert, &key)), true)?;
-    Ok(Cluster { address: server.trim_start_matches("https://").to_owned(), tls })
+    Ok(Cluster {
+        address: server.trim_start_matches("https://").to_owned(),
+        tls,
+    })
 }

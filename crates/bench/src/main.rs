@@ -87,8 +87,12 @@ impl Report {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let done = runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(run(cli)));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let done = runtime
+        .map_err(Error::from)
+        .and_then(|runtime| runtime.block_on(run(cli)));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -101,14 +105,19 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<(), Error> {
     let report = Report { json: cli.json };
     let cluster = || {
-        let path = cli.kubeconfig.clone().ok_or("which cluster? name its kubeconfig with --kubeconfig")?;
+        let path = cli
+            .kubeconfig
+            .clone()
+            .ok_or("which cluster? name its kubeconfig with --kubeconfig")?;
         kubeconfig::read(&path)
     };
     let span = std::time::Duration::from_secs(cli.seconds);
     match cli.what {
         What::Boot { skiff, data_dir } => idle::boot(&report, &skiff, &data_dir).await,
         What::Idle { pid } => idle::idle(&report, pid, span).await,
-        What::Api { etcd, disk } => api::run(&report, &cluster()?, span, etcd.as_deref(), disk.as_deref()).await,
+        What::Api { etcd, disk } => {
+            api::run(&report, &cluster()?, span, etcd.as_deref(), disk.as_deref()).await
+        }
         What::Pods { image, count } => pods::run(&report, &cluster()?, &image, count).await,
     }
 }

@@ -25,7 +25,8 @@ pub async fn run(report: &Report, cluster: &Cluster, image: &str, count: u32) ->
         let begin = Instant::now();
         connection.ok(Method::POST, pods, body.into()).await?;
         loop {
-            let pod: Value = serde_json::from_slice(&connection.ok(Method::GET, &one, "".into()).await?)?;
+            let pod: Value =
+                serde_json::from_slice(&connection.ok(Method::GET, &one, "".into()).await?)?;
             match pod["status"]["phase"].as_str() {
                 Some("Running") => break,
                 Some("Failed") => return Err(format!("the Pod failed: {}", pod["status"]).into()),
