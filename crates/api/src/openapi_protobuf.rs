@@ -103,7 +103,13 @@ fn any(value: &Value) -> Message {
 
 fn path_item(path: &Value) -> Message {
     let mut out = Message::default();
-    for (number, method) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (8, "patch")] {
+    for (number, method) in [
+        (2, "get"),
+        (3, "put"),
+        (4, "post"),
+        (5, "delete"),
+        (8, "patch"),
+    ] {
         if path[method].is_object() {
             out.nested(number, &operation(&path[method]));
         }
@@ -238,9 +244,17 @@ mod tests {
         });
         let bytes = encode(&document);
         let name = b"\x0a\x01A";
-        assert!(bytes.starts_with(b"\x0a\x032.0\x12\x06\x0a\x01t\x12\x01v\x42\x00"), "{bytes:?}");
+        assert!(
+            bytes.starts_with(b"\x0a\x032.0\x12\x06\x0a\x01t\x12\x01v\x42\x00"),
+            "{bytes:?}"
+        );
         assert!(bytes.windows(name.len()).any(|w| w == name));
         // type: TypeItem { value: ["object"] } is field 22.
-        assert!(bytes.windows(11).any(|w| w == b"\xb2\x01\x08\x0a\x06object"), "{bytes:?}");
+        assert!(
+            bytes
+                .windows(11)
+                .any(|w| w == b"\xb2\x01\x08\x0a\x06object"),
+            "{bytes:?}"
+        );
     }
 }

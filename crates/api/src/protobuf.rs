@@ -16,14 +16,20 @@ pub const MAGIC: &[u8] = b"k8s\0";
 /// Messages nest at most this deep.
 const MAX_DEPTH: usize = 100;
 /// Fields in which an empty string is not the same as none.
-const MEANINGFUL_WHEN_EMPTY: [&str; 3] = ["storageClassName", "ingressClassName", "volumeAttributesClassName"];
+const MEANINGFUL_WHEN_EMPTY: [&str; 3] = [
+    "storageClassName",
+    "ingressClassName",
+    "volumeAttributesClassName",
+];
 
 /// Reads an object of type `ty` from its envelope; apiVersion and kind are the envelope's.
 ///
 /// # Errors
 /// A sentence: what is not as it should be.
 pub fn decode(ty: TypeId, body: &[u8]) -> Result<Value, String> {
-    let unknown = body.strip_prefix(MAGIC).ok_or("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")?;
+    let unknown = body.strip_prefix(MAGIC).ok_or(
+        "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]",
+    )?;
     let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
     for field in Fields(unknown) {
         match field? {
@@ -84,12 +90,17 @@ impl<'a> Fields<'a> {
         let tag = self.varint()?;
         let wire = match tag & 7 {
             0 => Wire::Varint(self.varint()?),
-            1 => Wire::Fixed64(u64::from_le_bytes(self.take(8)?.try_into().map_err(|_| "unexpected EOF")?)),
+            1 => Wire::Fixed64(u64::from_le_bytes(
+                self.take(8)?.try_into().map_err(|_| "unexpected EOF")?,
+            )),
             2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| "proto: negative length found")?;
+                let length =
+                    usize::try_from(self.varint()?).map_err(|_| "proto: negative length found")?;
                 Wire::Bytes(self.take(length)?)
             }
-            5 => Wire::Fixed32(u32::from_le_bytes(self.take(4)?.try_into().map_err(|_| "unexpected EOF")?)),
+            5 => Wire::Fixed32(u32::from_le_bytes(
+                self.take(4)?.try_into().map_err(|_| "unexpected EOF")?,
+            )),
             other => return Err(format!("proto: illegal wireType {other}")),
         };
         Ok((tag >> 3, wire))
@@ -124,16 +135,22 @@ fn message(ty: TypeId, bytes: &[u8], depth: usize) -> Result<Map<String, Value>,
     for field in Fields(bytes) {
         let (number, wire) = field?;
         // Fields of a newer version are skipped, as Go does.
-        let Some(field) = fields.iter().find(|f| u64::from(f.pb) == number) else { continue };
+        let Some(field) = fields.iter().find(|f| u64::from(f.pb) == number) else {
+            continue;
+        };
         match field.ty {
             Ty::List(item) => {
-                let list = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
+                let list = object
+                    .entry(field.name)
+                    .or_insert_with(|| Value::Array(Vec::new()));
                 if let Value::Array(list) = list {
                     extend(list, *item, wire, depth)?;
                 }
             }
             Ty::Map(value) => {
-                let map = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
+                let map = object
+                    .entry(field.name)
+                    .or_insert_with(|| Value::Object(Map::new()));
                 if let (Value::Object(map), Wire::Bytes(entry)) = (map, wire) {
                     let (key, value) = map_entry(*value, entry, depth)?;
                     map.insert(key, value);
@@ -141,7 +158,8 @@ fn message(ty: TypeId, bytes: &[u8], depth: usize) -> Result<Map<String, Value>,
             }
             ty => {
                 let value = single(ty, wire, depth)?;
-                let empty = value.as_str() == Some("") && !MEANINGFUL_WHEN_EMPTY.contains(&field.name);
+                let empty =
+                    value.as_str() == Some("") && !MEANINGFUL_WHEN_EMPTY.contains(&field.name);
                 if !empty && !value.is_null() {
                     object.insert(field.name.into(), value);
                 }
@@ -196,13 +214,19 @@ fn map_entry(value: Ty, entry: &[u8], depth: usize) -> Result<(String, Value), S
     Ok((key, found.unwrap_or_else(empty)))
 }
 
-#[allow(clippy::cast_possible_wrap, clippy::cast_possible_truncation, reason = "a varint is two's complement")]
+#[allow(
+    clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation,
+    reason = "a varint is two's complement"
+)]
 fn single(ty: Ty, wire: Wire<'_>, depth: usize) -> Result<Value, String> {
     Ok(match (ty, wire) {
         (Ty::Bool, Wire::Varint(n)) => Value::Bool(n != 0),
         (Ty::Int32, Wire::Varint(n)) => Value::from(n as i32),
         (Ty::Int64, Wire::Varint(n)) => Value::from(n as i64),
-        (Ty::Float, Wire::Fixed64(bits)) => Number::from_f64(f64::from_bits(bits)).map_or(Value::Null, Value::Number),
+        (Ty::Float, Wire::Fixed64(bits)) => {
+            Number::from_f64(f64::from_bits(bits)).map_or(Value::Null, Value::Number)
+        }
         (Ty::Float, Wire::Fixed32(bits)) => {
             Number::from_f64(f64::from(f32::from_bits(bits))).map_or(Value::Null, Value::Number)
         }
@@ -230,7 +254,11 @@ fn text_of(bytes: &[u8], wanted: u64) -> Result<String, String> {
     Ok(text)
 }
 
-#[allow(clippy::cast_possible_wrap, clippy::cast_possible_truncation, reason = "a varint is two's complement")]
+#[allow(
+    clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation,
+    reason = "a varint is two's complement"
+)]
 fn time(ty: Ty, bytes: &[u8]) -> Result<Value, String> {
     let (mut seconds, mut nanos) = (0_i64, 0_i32);
     for field in Fields(bytes) {
@@ -245,10 +273,18 @@ fn time(ty: Ty, bytes: &[u8]) -> Result<Value, String> {
     }
     let at = jiff::Timestamp::new(seconds, nanos).map_err(|e| e.to_string())?;
     let micro = matches!(ty, Ty::MicroTime);
-    Ok(Value::String(if micro { crate::time::micros(at) } else { crate::time::seconds(at) }))
+    Ok(Value::String(if micro {
+        crate::time::micros(at)
+    } else {
+        crate::time::seconds(at)
+    }))
 }
 
-#[allow(clippy::cast_possible_wrap, clippy::cast_possible_truncation, reason = "a varint is two's complement")]
+#[allow(
+    clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation,
+    reason = "a varint is two's complement"
+)]
 fn int_or_string(bytes: &[u8]) -> Result<Value, String> {
     let (mut is_text, mut number, mut text) = (false, 0, String::new());
     for field in Fields(bytes) {
@@ -259,7 +295,11 @@ fn int_or_string(bytes: &[u8]) -> Result<Value, String> {
             _ => {}
         }
     }
-    Ok(if is_text { Value::String(text) } else { Value::from(number) })
+    Ok(if is_text {
+        Value::String(text)
+    } else {
+        Value::from(number)
+    })
 }
 
 fn raw_json(bytes: &[u8]) -> Result<Value, String> {
