@@ -447,7 +447,7 @@ async fn scale(
     let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
     if info.verb == "get" {
         let object = core.get_value(kind, namespace, name).await?;
-        return Ok(answer::value(&subresource::scale::of(kind, &object)));
+        return Ok(answer::value(&strategy::scale_of(kind, &object)));
     }
     let operation = if info.verb == "patch" {
         "PatchOptions"

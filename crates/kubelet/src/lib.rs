@@ -60,8 +60,6 @@ pub struct Options {
     pub log_dir: PathBuf,
     /// `/var/log/containers`
     pub containers_log_dir: PathBuf,
-    /// Directory of manifests that run without the API.
-    pub static_pods: Option<PathBuf>,
     pub cluster_dns: Ipv4Addr,
     pub cluster_domain: String,
     /// Cgroup below which Pods live: `/kubepods`.

@@ -277,6 +277,50 @@ async fn tail_of(
     }
 }
 
+/// Upstream's defaults: a log is put aside at this size, and so many files are kept of it.
+const ROTATE_AT: u64 = 10 << 20;
+const KEPT: usize = 5;
+/// How often a growing log is looked at. One that does not grow is not looked at.
+const ROTATE_EVERY: Duration = Duration::from_secs(10);
+
+/// Keeps a running container's log from growing without end.
+pub async fn keep_rotated(node: Arc<Node>, id: runtime::ContainerId, log: PathBuf) {
+    loop {
+        let grown = match Growth::of(&log) {
+            Ok(mut growth) => growth.wait().await,
+            Err(error) => Err(error),
+        };
+        tokio::time::sleep(ROTATE_EVERY).await;
+        let rotated =
+            match grown.and_then(|()| put_aside(&log, ROTATE_AT, node.options.world.now())) {
+                Ok(rotated) => rotated,
+                // Its container is gone, or its log is: nothing is left to do.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
+                Err(error) => {
+                    tracing::warn!(%error, log = %log.display(), "cannot rotate a log");
+                    false
+                }
+            };
+        if rotated && let Err(error) = node.options.runtime.reopen_container_log(&id).await {
+            tracing::warn!(%error, container = %id, "cannot open a new log");
+        }
+    }
+}
+
+/// Renames a log that reached `limit` and drops the oldest files; whether a new one is to be opened.
+fn put_aside(log: &Path, limit: u64, now: Timestamp) -> std::io::Result<bool> {
+    if std::fs::metadata(log)?.len() < limit {
+        return Ok(false);
+    }
+    let stamp = now.strftime("%Y%m%d-%H%M%S");
+    std::fs::rename(log, log.with_extension(format!("log.{stamp}")))?;
+    let rotated: Vec<PathBuf> = files(log).into_iter().filter(|f| f != log).collect();
+    for old in rotated.iter().take(rotated.len().saturating_sub(KEPT - 1)) {
+        std::fs::remove_file(old)?;
+    }
+    Ok(true)
+}
+
 /// Tells when a file grows.
 struct Growth(AsyncFd<rustix::fd::OwnedFd>);
 
@@ -318,6 +362,26 @@ mod tests {
             inside: false,
             sent: 0,
         }
+    }
+
+    #[test]
+    fn a_large_log_is_put_aside_and_old_ones_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        let at = |s| Timestamp::from_second(1_767_225_600 + s).unwrap();
+        std::fs::write(&log, "small").unwrap();
+        assert!(!put_aside(&log, 100, at(0)).unwrap());
+        for i in 0..8_i64 {
+            std::fs::write(&log, vec![b'x'; 100]).unwrap();
+            assert!(put_aside(&log, 100, at(i)).unwrap());
+        }
+        let kept: Vec<String> = files(&log)
+            .iter()
+            .map(|f| f.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(kept.len(), KEPT, "{kept:?}");
+        assert_eq!(kept[0], "0.log.20260101-000004");
+        assert_eq!(kept[4], "0.log");
     }
 
     #[test]

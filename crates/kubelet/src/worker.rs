@@ -341,6 +341,14 @@ impl Worker {
                 stop: stop.clone(),
             }
             .start();
+            if let Some(status) = self.seen.containers.iter().find(|s| s.id == id) {
+                let rotating = crate::logs::keep_rotated(
+                    self.node.clone(),
+                    id.clone(),
+                    status.log_path.clone(),
+                );
+                tokio::spawn(stop.clone().run_until_cancelled_owned(rotating));
+            }
             self.probes.insert(name, (id, stop));
         }
     }

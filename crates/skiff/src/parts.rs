@@ -20,7 +20,6 @@ pub struct Directories {
     pub kubelet: PathBuf,
     pub pod_logs: PathBuf,
     pub container_logs: PathBuf,
-    pub static_pods: PathBuf,
     pub cgroup: String,
     pub is_default: bool,
 }
@@ -35,7 +34,6 @@ impl Directories {
                 kubelet: "/var/lib/kubelet".into(),
                 pod_logs: "/var/log/pods".into(),
                 container_logs: "/var/log/containers".into(),
-                static_pods: "/etc/kubernetes/manifests".into(),
                 cgroup: "/kubepods".into(),
                 is_default: true,
             };
@@ -52,7 +50,6 @@ impl Directories {
             kubelet: data_dir.join("kubelet"),
             pod_logs: data_dir.join("log/pods"),
             container_logs: data_dir.join("log/containers"),
-            static_pods: data_dir.join("manifests"),
             cgroup: format!("/kubepods-{name}"),
             is_default: false,
         }
@@ -138,6 +135,12 @@ pub async fn start(
     Ok(())
 }
 
+/// Where it is written which address the cluster's DNS has on this machine.
+#[must_use]
+pub fn dns_address_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("dns-address")
+}
+
 async fn start_dns(
     settings: &Settings,
     identities: &Identities,
@@ -149,6 +152,9 @@ async fn start_dns(
     dns::ensure_service(&admin, address)
         .await
         .map_err(|e| Failure::new(format!("cannot create the kube-dns Service: {e}")))?;
+    // For `skiff uninstall`, which takes the address away again.
+    pki::files::write_private(&dns_address_file(&settings.data_dir), &address.to_string())
+        .map_err(Failure::new)?;
     net::link::hold(address)
         .map_err(|e| Failure::new(format!("this node cannot have the address {address}: {e}")))?;
     dns::start(dns::Options {
@@ -222,7 +228,6 @@ async fn start_node(
         root_dir: dirs.kubelet,
         log_dir: dirs.pod_logs,
         containers_log_dir: dirs.container_logs,
-        static_pods: Some(dirs.static_pods),
         cluster_dns: settings.cluster_dns,
         cluster_domain: "cluster.local".into(),
         cgroup_root: dirs.cgroup,

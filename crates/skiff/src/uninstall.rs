@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use runtime::{NetworkStatus, Runtime as _, SandboxConfig, SandboxId, SandboxNetwork};
 
-use crate::parts::Directories;
+use crate::parts::{Directories, dns_address_file};
 use crate::{Common, Failure};
 
 /// Removes containers, mounts, namespaces, links, routes, tables and files.
@@ -34,6 +34,14 @@ pub fn run(common: &Common, yes: bool) -> Result<(), Failure> {
         .build()
         .map_err(Failure::new)?;
     runtime.block_on(remove_containers(&data_dir, &dirs))?;
+    if let Ok(address) = std::fs::read_to_string(dns_address_file(&data_dir)) {
+        let address = address
+            .trim()
+            .parse()
+            .map_err(|e| Failure::new(format!("{}: {e}", dns_address_file(&data_dir).display())))?;
+        net::link::release(address)
+            .map_err(|e| Failure::new(format!("cannot give up the address {address}: {e}")))?;
+    }
     net::cleanup(&["skiff", "skiff-pods"], &["sk", "skiff-dns"])
         .map_err(|e| Failure::new(format!("cannot remove the network: {e}")))?;
     let mut leftovers = vec![dirs.run.clone(), data_dir.clone(), dirs.kubelet.clone()];

@@ -390,25 +390,6 @@ pub fn index_fields(kind: &Kind, object: &Value) -> Vec<(&'static str, String)> 
     out
 }
 
-/// How long a deletion of the object waits before the object is gone, in seconds, when the caller does not say. `None`:
-/// the kind is deleted at once.
-#[must_use]
-pub fn graceful_delete_seconds(kind: &Kind, object: &Value) -> Option<i64> {
-    if (kind.group, kind.kind) != ("", "Pod") {
-        return None;
-    }
-    let phase = text(&object["status"]["phase"]);
-    // A Pod that no kubelet has, or that has ended, has nobody to wait for.
-    if text(&object["spec"]["nodeName"]).is_empty() || matches!(phase, "Failed" | "Succeeded") {
-        return Some(0);
-    }
-    Some(
-        object["spec"]["terminationGracePeriodSeconds"]
-            .as_i64()
-            .unwrap_or(30),
-    )
-}
-
 /// The `Scale` of a workload (its `scale` subresource).
 #[must_use]
 pub fn scale_of(kind: &Kind, object: &Value) -> Value {

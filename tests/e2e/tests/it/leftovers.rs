@@ -16,6 +16,7 @@ fn uninstall_leaves_nothing() {
     assert_eq!(left("nft list tables | grep skiff"), "");
     assert_eq!(left("ip -o link | grep -E ' sk[0-9a-f]'"), "");
     assert_eq!(left("ip route | grep 10.42."), "");
+    assert_eq!(left("ip -4 addr | grep 10.43."), "");
     assert_eq!(
         left("grep -E ' /run/skiff| /var/lib/kubelet' /proc/mounts"),
         ""
