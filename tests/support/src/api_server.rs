@@ -17,6 +17,8 @@ pub struct Server {
     pub api: Arc<ApiServer>,
     pub world: World,
     pub shutdown: Shutdown,
+    /// Signs the server's and the clients' certificates.
+    ca: pki::Authority,
 }
 
 /// What came back.
@@ -84,7 +86,45 @@ impl Server {
             api,
             world,
             shutdown,
+            ca,
         }
+    }
+
+    /// An administrator's client over HTTPS, to a port of its own on loopback. Needs real time.
+    ///
+    /// # Panics
+    /// If it cannot be served.
+    pub async fn https(&self) -> Client {
+        let loopback = Ipv4Addr::LOCALHOST;
+        // Real clocks check these certificates.
+        let now = World::real().now();
+        let leaf = |name: &str, groups: &[&str], usage| {
+            let request = pki::LeafRequest {
+                common_name: name.into(),
+                organizations: groups.iter().map(|g| (*g).to_owned()).collect(),
+                dns_names: vec![],
+                ips: vec![loopback.into()],
+                usage,
+            };
+            self.ca.issue(&request, now).expect("a certificate")
+        };
+        let serving = leaf("server", &[], pki::Usage::Server);
+        let admin = leaf("admin", &["system:masters"], pki::Usage::Client);
+        let serving = skiff_http::tls::ServingCertificate::new(&serving.cert_pem, &serving.key_pem);
+        let tls =
+            skiff_http::tls::server_config(serving.expect("a certificate"), &self.ca.cert_pem);
+        let listener = skiff_http::Server::bind((loopback, 0).into())
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(listener.serve(tls.expect("TLS"), self.api.clone(), self.shutdown.clone()));
+        let config = client::HttpsConfig {
+            server: format!("https://{address}"),
+            ca: self.ca.cert_pem.clone(),
+            identity: Some((admin.cert_pem, admin.key_pem)),
+            ..client::HttpsConfig::default()
+        };
+        Client::new(client::HttpsTransport::new(config).expect("a transport"))
     }
 
     /// A client that may do everything.

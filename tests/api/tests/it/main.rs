@@ -5,4 +5,5 @@ mod bad_input;
 mod deletion;
 mod floors;
 mod objects;
+mod transports;
 mod watch;
