@@ -234,7 +234,8 @@ impl Worker {
                 left.max(Duration::from_millis(100))
             };
         self.kill_by.send_if_modified(|known| {
-            let earlier = known.is_none_or(|k| by < k);
+            // It is computed from two clocks at each look: what is no real change must not send TERM again.
+            let earlier = known.is_none_or(|k| by + Duration::from_millis(500) < k);
             if earlier {
                 *known = Some(by);
             }
