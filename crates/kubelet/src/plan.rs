@@ -319,7 +319,7 @@ fn run(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
                 state: ContainerState::Created,
                 ..
             }) => {
-                start(pod, role, container, seen, None, now, plan);
+                start(pod, container, seen, None, now, plan);
                 false
             }
             Some(s) if alive(s) => {
@@ -332,7 +332,7 @@ fn run(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
                         .is_none_or(|r| r.busy.is_none())
             }
             Some(s) if restarts(pod, role, s.exit_code) => {
-                start(pod, role, container, seen, Some(s), now, plan);
+                start(pod, container, seen, Some(s), now, plan);
                 false
             }
             Some(_) => true,
@@ -376,7 +376,6 @@ fn supervise(container: &Container, status: &ContainerStatus, seen: &Observed, p
 
 fn start(
     pod: &Pod,
-    role: Role,
     container: &Container,
     seen: &Observed,
     ended: Option<&ContainerStatus>,
@@ -420,7 +419,6 @@ fn start(
             return plan.wake_at(due);
         }
     }
-    let _ = role;
     let attempt = seen
         .latest(name, false)
         .map_or(0, |s| s.metadata.attempt + 1);
@@ -569,5 +567,260 @@ impl std::fmt::Display for Plan {
             writeln!(f, "wake at {at}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use runtime::{ContainerMetadata, LinuxResources, NamespaceOptions, SandboxMetadata};
+    use serde_json::json;
+
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_767_225_600 + seconds).unwrap()
+    }
+
+    fn pod(policy: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {
+                "restartPolicy": policy, "terminationGracePeriodSeconds": 30,
+                "initContainers": [{"name": "init", "image": "i"}],
+                "containers": [{"name": "one", "image": "i"}, {"name": "two", "image": "i"}],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn sandbox() -> SandboxStatus {
+        SandboxStatus {
+            id: "s".into(),
+            metadata: SandboxMetadata::default(),
+            state: SandboxState::Ready,
+            created_at: at(0),
+            netns: None,
+            ips: vec![],
+            namespaces: NamespaceOptions::default(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            shim_pid: None,
+        }
+    }
+
+    fn container(name: &str, attempt: u32, state: ContainerState, code: i32) -> ContainerStatus {
+        ContainerStatus {
+            id: format!("{name}-{attempt}").as_str().into(),
+            sandbox_id: "s".into(),
+            metadata: ContainerMetadata {
+                name: name.into(),
+                attempt,
+            },
+            state,
+            pid: None,
+            created_at: at(1),
+            started_at: Some(at(1)),
+            finished_at: (state == ContainerState::Exited).then(|| at(5)),
+            exit_code: code,
+            reason: String::new(),
+            message: String::new(),
+            image: "i".into(),
+            image_id: String::new(),
+            log_path: "".into(),
+            mounts: vec![],
+            resources: LinuxResources::default(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    fn running(name: &str) -> ContainerStatus {
+        container(name, 0, ContainerState::Running, 0)
+    }
+
+    fn exited(name: &str, code: i32) -> ContainerStatus {
+        container(name, 0, ContainerState::Exited, code)
+    }
+
+    /// With volumes and a sandbox, these containers.
+    fn with(containers: &[ContainerStatus]) -> Observed {
+        Observed {
+            volumes: Step::Done,
+            making_sandbox: Step::Done,
+            sandbox: Some(sandbox()),
+            containers: containers.to_vec(),
+            started_at: Some(at(0)),
+            ..Observed::default()
+        }
+    }
+
+    #[track_caller]
+    fn check(pod: &Pod, seen: &Observed, wanted: Expect) {
+        wanted.assert_eq(&plan(pod, seen, at(10)).to_string());
+    }
+
+    #[test]
+    fn volumes_and_sandbox_come_first_and_at_once() {
+        check(
+            &pod("Always"),
+            &Observed::default(),
+            expect![[r#"
+            Starting
+            mount volumes
+            make sandbox 0
+        "#]],
+        );
+    }
+
+    #[test]
+    fn containers_wait_for_the_init_containers() {
+        check(
+            &pod("Always"),
+            &with(&[]),
+            expect![[r#"
+            Starting
+            start init 0
+        "#]],
+        );
+        check(
+            &pod("Always"),
+            &with(&[running("init")]),
+            expect![[r#"
+            Starting
+        "#]],
+        );
+        check(
+            &pod("Always"),
+            &with(&[exited("init", 0)]),
+            expect![[r#"
+            Starting
+            start one 0
+            start two 0
+        "#]],
+        );
+        check(
+            &pod("Never"),
+            &with(&[exited("init", 1)]),
+            expect![[r#"
+            Finished
+            stop sandbox s
+        "#]],
+        );
+    }
+
+    #[test]
+    fn what_ended_is_restarted_as_the_policy_says() {
+        let seen = with(&[exited("init", 0), running("one"), exited("two", 1)]);
+        check(
+            &pod("Always"),
+            &seen,
+            expect![[r#"
+            Running
+            start two 1
+        "#]],
+        );
+        check(
+            &pod("Never"),
+            &seen,
+            expect![[r#"
+            Running
+        "#]],
+        );
+        let seen = with(&[exited("init", 0), exited("one", 0), exited("two", 0)]);
+        check(
+            &pod("OnFailure"),
+            &seen,
+            expect![[r#"
+            Finished
+            stop sandbox s
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_crash_loop_backs_off() {
+        let mut seen = with(&[exited("init", 0), running("one"), exited("two", 1)]);
+        let crash = CrashBackoff::next(None, at(0), at(1));
+        let crash = CrashBackoff::next(Some(crash), at(2), at(3));
+        seen.remembered.insert(
+            "two".into(),
+            Remembered {
+                crash: Some(crash),
+                ..Remembered::default()
+            },
+        );
+        check(
+            &pod("Always"),
+            &seen,
+            expect![[r#"
+            Running
+            two waits: CrashLoopBackOff: back-off 20s restarting failed container=two pod=p_n(u)
+            wake at 2026-01-01T00:00:25Z
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_deleted_pod_stops_then_goes() {
+        let mut pod = pod("Always");
+        pod.metadata.deletion_timestamp = Some(at(40));
+        check(
+            &pod,
+            &with(&[exited("init", 0), running("one"), running("two")]),
+            expect![[r#"
+                Terminating
+                stop one-0  (Stopping container one)
+                stop two-0  (Stopping container two)
+            "#]],
+        );
+        check(
+            &pod,
+            &with(&[exited("init", 0), exited("one", 0), exited("two", 137)]),
+            expect![[r#"
+                Removing
+                tear down
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_failed_liveness_probe_and_a_changed_image_restart_a_container() {
+        let mut seen = with(&[exited("init", 0), running("one"), running("two")]);
+        let unhealthy = Some(("failed liveness probe".to_owned(), None));
+        let verdict = Verdicts {
+            id: Some("one-0".into()),
+            started: true,
+            ready: false,
+            unhealthy,
+        };
+        seen.verdicts.insert("one".into(), verdict);
+        seen.containers[2].image = "older".into();
+        check(
+            &pod("Always"),
+            &seen,
+            expect![[r#"
+            Running
+            stop one-0  (Container one failed liveness probe, will be restarted)
+            stop two-0  (Container two definition changed, will be restarted)
+        "#]],
+        );
+    }
+
+    #[test]
+    fn the_back_off_doubles_to_five_minutes_and_is_forgotten_after_ten() {
+        let mut crash = CrashBackoff::next(None, at(0), at(0));
+        let mut delays = vec![crash.delay.as_secs()];
+        for i in 1..7 {
+            crash = CrashBackoff::next(Some(crash), at(i), at(i));
+            delays.push(crash.delay.as_secs());
+        }
+        assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
+        assert_eq!(
+            CrashBackoff::next(Some(crash), at(700), at(700))
+                .delay
+                .as_secs(),
+            10
+        );
     }
 }
