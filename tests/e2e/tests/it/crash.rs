@@ -54,7 +54,7 @@ fn what_was_acknowledged_survives_and_containers_go_on() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(700 + 130 * round));
+        std::thread::sleep(std::time::Duration::from_millis(500 + 37 * round));
         node.kill_server();
         let output = writers.wait_with_output().unwrap();
         let names = String::from_utf8_lossy(&output.stdout)
