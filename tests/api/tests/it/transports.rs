@@ -42,7 +42,8 @@ async fn the_verbs(client: &Client) {
         .list::<Value>(&CONFIG_MAPS, namespace, "limit=1")
         .await
         .unwrap();
-    assert_eq!(list.items, [patched.clone()]);
+    assert_eq!(list.items.len(), 1);
+    assert_eq!(list.items[0], patched);
 
     let path = format!(
         "{}?watch=true&resourceVersion={from}",
