@@ -128,12 +128,12 @@ impl Node {
         self.until("the node to be Ready", || ready(&self.log()) > before);
     }
 
-    /// Kills the server as `kill -9` does; containers go on.
+    /// Kills the server as `kill -9` does, and waits until all of its threads are gone; containers go on.
     ///
     /// # Panics
     /// If it cannot be killed.
     pub fn kill_server(&self) {
-        let output = self.run(&format!("p=$(cat {0}/server.pid); kill -9 $p; while kill -0 $p 2>/dev/null && ! grep -q 'State:.*Z' /proc/$p/status; do sleep 0.01; done; rm -f {0}/server.pid", self.dir.display()));
+        let output = self.run(&format!("p=$(cat {0}/server.pid); kill -9 $p; until ! kill -0 $p 2>/dev/null || {{ grep -q 'State:.*Z' /proc/$p/status && [ $(ls /proc/$p/task | wc -l) = 1 ]; }}; do sleep 0.01; done; rm -f {0}/server.pid", self.dir.display()));
         assert!(
             output.status.success(),
             "{}",
