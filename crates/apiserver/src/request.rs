@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use http::Method;
+use skiff_http::percent::unescape;
 
 /// A request's verb, resource and names. For paths outside the resource API, `resource` is empty.
 #[derive(Debug, Clone, Default)]
@@ -85,29 +86,6 @@ impl Query {
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
-}
-
-fn unescape(text: &str, plus_is_space: bool) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        match bytes[i] {
-            b'%' if bytes.len() >= i + 3 => {
-                let hex = std::str::from_utf8(&bytes[i + 1..i + 3]).unwrap_or("");
-                if let Ok(byte) = u8::from_str_radix(hex, 16) {
-                    out.push(byte);
-                    i += 3;
-                    continue;
-                }
-                out.push(b'%');
-            }
-            b'+' if plus_is_space => out.push(b' '),
-            other => out.push(other),
-        }
-        i += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];

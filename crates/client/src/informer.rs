@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use skiff_http::percent::escape;
 use tokio::sync::watch;
 use world::{Backoff, Shutdown};
 
@@ -256,20 +257,6 @@ impl<V: View> Shared<V> {
         }
         self.synced.send_replace(true);
     }
-}
-
-/// Characters of selectors that must not stand in a query as they are.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for b in text.bytes() {
-        match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'/' => {
-                out.push(char::from(b))
-            }
-            _ => out.push_str(&format!("%{b:02X}")),
-        }
-    }
-    out
 }
 
 impl Selector {

@@ -1,6 +1,7 @@
 //! HTTP as every component serves and uses it: bodies, TLS listeners, connection draining, upgrades.
 
 pub mod body;
+pub mod percent;
 pub mod portforward;
 pub mod remotecommand;
 pub mod server;

@@ -18,7 +18,7 @@ use runtime::{
 use crate::env;
 use crate::fields::{self, Addresses};
 use crate::node::Node;
-use crate::spec::{Container, Pod, Role};
+use crate::spec::{Container, Pod};
 use crate::volumes::{self, Mounts};
 use crate::worker::Shared;
 
@@ -510,7 +510,7 @@ impl Start {
             )));
         };
         let about = self.pod.reference(Some((role, &self.name)));
-        let result = self.steps(role, container, &about).await;
+        let result = self.steps(container, &about).await;
         if let Err(e) = &result {
             let events = &self.node.events;
             match e.reason {
@@ -529,7 +529,6 @@ impl Start {
 
     async fn steps(
         &self,
-        role: Role,
         container: &Container,
         about: &client::ObjectReference,
     ) -> Result<(), StartError> {
@@ -631,7 +630,6 @@ impl Start {
         node.events
             .normal(about, "Started", format!("Started container {}", self.name));
         self.shared.nudge.notify_one();
-        let _ = role;
         if let Some(hook) = &container.lifecycle.post_start {
             let target = crate::probe::Target {
                 container,

@@ -8,6 +8,7 @@ use http::{Request, Response, StatusCode};
 use runtime::{
     ContainerId, ContainerState, ContainerStatus, ExecRequest, SandboxId, Streams, TerminalSize,
 };
+use skiff_http::percent::unescape;
 use skiff_http::portforward::Duplex;
 use skiff_http::remotecommand::{self, Session, Wanted};
 use skiff_http::{Body, Handler, Peer, body, portforward};
@@ -80,7 +81,7 @@ impl Query {
             pairs
                 .map(|p| {
                     let (name, value) = p.split_once('=').unwrap_or((p, ""));
-                    (unescape(name), unescape(value))
+                    (unescape(name, true), unescape(value, true))
                 })
                 .collect(),
         )
@@ -109,27 +110,6 @@ impl Query {
     }
 }
 
-fn unescape(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let (mut out, mut i) = (Vec::with_capacity(bytes.len()), 0);
-    while i < bytes.len() {
-        let hex = bytes
-            .get(i + 1..i + 3)
-            .and_then(|h| std::str::from_utf8(h).ok());
-        match (bytes[i], hex.and_then(|h| u8::from_str_radix(h, 16).ok())) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                i += 3;
-                continue;
-            }
-            (b'+', _) => out.push(b' '),
-            (other, _) => out.push(other),
-        }
-        i += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 impl Server {
     async fn answer(&self, mut request: Request<Body>) -> Result<Response<Body>, Refusal> {
         let path = request.uri().path().to_owned();
@@ -141,7 +121,7 @@ impl Server {
         let parts: Vec<String> = path
             .split('/')
             .filter(|p| !p.is_empty())
-            .map(unescape)
+            .map(|p| unescape(p, false))
             .collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         match parts.as_slice() {

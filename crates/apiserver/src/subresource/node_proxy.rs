@@ -5,6 +5,7 @@ use api::Status;
 use http::{HeaderName, Request, Response};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
+use skiff_http::percent::escape;
 use skiff_http::{Body, upgrade};
 
 use crate::Core;
@@ -157,17 +158,6 @@ fn container(info: &RequestInfo, pod: &Value) -> Result<String, Status> {
             Err(Status::bad_request(message))
         }
     }
-}
-
-fn escape(text: &str) -> String {
-    text.bytes()
-        .map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(b).to_string()
-            }
-            _ => format!("%{b:02X}"),
-        })
-        .collect()
 }
 
 async fn kubelet_address(core: &Core, node: &str) -> Result<String, Status> {
