@@ -124,8 +124,10 @@ pub struct Field {
     pub patch: Patch,
     /// The key that strategic-merge patch merges by; empty for lists of scalars.
     pub merge_key: &'static str,
-    /// The protobuf number; 0 where the field is part of an inlined message.
-    pub pb: u32,
+    /// The protobuf numbers of the messages that JSON inlines it from, then its own; empty if protobuf has it not.
+    pub pb: &'static [u32],
+    /// A plain number or boolean of upstream's types: zero is the same as none.
+    pub omit_zero: bool,
 }
 
 /// A JSON type.
@@ -280,7 +282,7 @@ mod tests {
             containers.patch.merge
                 && containers.merge_key == "name"
                 && containers.required
-                && containers.pb == 2
+                && containers.pb == [2]
         );
         for kind in KINDS {
             assert!(
