@@ -14,11 +14,12 @@ use crate::facts::{self, Field, Ty, TypeId};
 /// Messages nest at most this deep.
 const MAX_DEPTH: usize = 100;
 /// Fields in which an empty string is not the same as none.
-const MEANINGFUL_WHEN_EMPTY: [(&str, &str); 7] = [
+const MEANINGFUL_WHEN_EMPTY: [(&str, &str); 8] = [
     ("PersistentVolumeClaimSpec", "storageClassName"),
     ("PersistentVolumeClaimSpec", "volumeAttributesClassName"),
     ("PersistentVolumeSpec", "volumeAttributesClassName"),
     ("IngressSpec", "ingressClassName"),
+    ("HostPathVolumeSource", "type"),
     ("GRPCAction", "service"),
     ("EndpointPort", "name"),
     ("Preconditions", "resourceVersion"),
