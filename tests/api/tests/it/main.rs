@@ -4,6 +4,7 @@ mod access;
 mod bad_input;
 mod deletion;
 mod floors;
+mod kinds;
 mod objects;
 mod protobuf;
 mod transports;
