@@ -127,9 +127,10 @@ impl Config {
         let (sent, duplicates) = api::decode::parse(body, api::decode::Content::Yaml)
             .map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?;
         if !sent.is_object() {
-            return Err(Status::bad_request(
-                "error decoding YAML: json: cannot unmarshal value into Go value of type map[string]interface {}",
-            ));
+            let found = codec::json_type(&sent);
+            return Err(Status::bad_request(format!(
+                "error decoding YAML: json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
+            )));
         }
         let findings = api::decode::strict_errors(&[], &duplicates);
         match options.field_validation {
