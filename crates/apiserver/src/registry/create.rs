@@ -85,6 +85,7 @@ impl Core {
         let sent = metadata.remove("managedFields");
         metadata.insert("uid".into(), self.world.rng.uuid().into());
         metadata.insert("creationTimestamp".into(), now.into());
+        object::drop_empty_metadata(&mut value);
         strategy::default(kind, &mut value);
         managed::track(self, context, kind, "", None, &mut value, sent, options);
         admission::mutate(self, kind, Operation::Create, &mut value).await?;

@@ -64,6 +64,7 @@ impl Core {
         let sub = (!subresource.is_empty()).then_some(subresource);
         let sent = object::metadata(&mut new).remove("managedFields");
         keep_system_metadata(old, &mut new);
+        object::drop_empty_metadata(&mut new);
         strategy::default(kind, &mut new);
         managed::track(
             self,
@@ -101,6 +102,9 @@ impl Core {
         )
         .await?;
         if options.dry_run {
+            // Nothing is written: it keeps the version that it has.
+            let version = old["metadata"]["resourceVersion"].clone();
+            object::metadata(&mut new).insert("resourceVersion".into(), version);
             return Ok(Some(Written::DryRun(new)));
         }
         if is_deleting(old) && nothing_holds(kind, &new) {
