@@ -99,10 +99,10 @@ impl Reader {
             };
             match versions[*first].at {
                 At::Log { place, .. } => {
-                    self.from_group(place, &mut open, versions, together, &mut found)?;
+                    self.read_group(place, &mut open, versions, together, &mut found)?;
                 }
                 At::Checkpoint(revision) => {
-                    self.from_checkpoint(revision, versions, together, &mut found)?;
+                    self.read_checkpoint(revision, versions, together, &mut found)?;
                 }
             }
         }
@@ -119,7 +119,7 @@ impl Reader {
             .collect()
     }
 
-    fn from_group(
+    fn read_group(
         &self,
         place: Place,
         open: &mut Option<(u32, Box<dyn DiskFile>)>,
@@ -167,7 +167,7 @@ impl Reader {
         whole.ok_or_else(damaged)
     }
 
-    fn from_checkpoint(
+    fn read_checkpoint(
         &self,
         revision: u64,
         versions: &[Version],
