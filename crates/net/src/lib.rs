@@ -27,6 +27,14 @@ use std::net::Ipv4Addr;
 /// An IPv4 range: its first address and the length of its prefix.
 pub type Cidr = (Ipv4Addr, u8);
 
+/// Reads `10.42.1.0/24`.
+#[must_use]
+pub fn parse_cidr(text: &str) -> Option<Cidr> {
+    let (base, prefix) = text.split_once('/')?;
+    let prefix = prefix.parse().ok().filter(|p| *p <= 32)?;
+    Some((base.parse().ok()?, prefix))
+}
+
 /// Whether `range` holds `address`.
 #[must_use]
 pub fn contains(range: Cidr, address: Ipv4Addr) -> bool {

@@ -13,6 +13,7 @@ use net::pod::{self, PodNetwork};
 use world::World;
 
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const NODE_BESIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 
 /// Runs `test` on a thread in a new namespace that looks like a machine, with a runtime.
 fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -259,19 +260,33 @@ fn many_elements_go_into_one_transaction() {
 #[test]
 fn routes_to_other_nodes_follow_the_wish() {
     on_a_node(|| async {
-        let other = (
-            (Ipv4Addr::new(10, 42, 7, 0), 24),
-            Ipv4Addr::new(192, 0, 2, 7),
+        let cluster = (Ipv4Addr::new(10, 42, 0, 0), 16);
+        let other = |last| {
+            let via = Ipv4Addr::new(192, 0, 2, last);
+            ((Ipv4Addr::new(10, 42, 7, 0), 24), via)
+        };
+        let sync = |wanted: &[_]| net::routes::sync(cluster, wanted).unwrap();
+        // Another cluster's.
+        let theirs = (Ipv4Addr::new(10, 52, 0, 0), 16);
+        let their_route = ((Ipv4Addr::new(10, 52, 1, 0), 24), NODE_BESIDE);
+        net::routes::sync(theirs, &[their_route]).unwrap();
+        assert_eq!(sync(&[other(7)]), 1);
+        assert_eq!(sync(&[other(7)]), 0);
+        assert!(shell("ip route").contains("10.42.7.0/24 via 192.0.2.7 dev uplink proto 83"));
+        assert_eq!(sync(&[other(8)]), 1);
+        assert_eq!(
+            shell("ip route show 10.42.7.0/24 | cut -d' ' -f1-3"),
+            "10.42.7.0/24 via 192.0.2.8\n"
         );
-        net::routes::sync(&[other]).unwrap();
-        net::routes::sync(&[other]).unwrap();
-        assert!(shell("ip route").contains("10.42.7.0/24 via 192.0.2.7 dev uplink"));
-        net::routes::sync(&[]).unwrap();
+        assert_eq!(sync(&[]), 1);
         assert!(!shell("ip route").contains("10.42.7.0"));
-        let unreachable = (
+        assert!(shell("ip route").contains("10.52.1.0"));
+        // Without the default route, whose link would be asked for everything, this is nowhere.
+        let far = (
             (Ipv4Addr::new(10, 42, 8, 0), 24),
             Ipv4Addr::new(203, 0, 113, 7),
         );
-        println!("{:?}", net::routes::sync(&[unreachable]));
+        shell("ip route del default");
+        assert!(net::routes::sync(cluster, &[far]).is_err());
     });
 }

@@ -3,8 +3,9 @@
 //! Follows <https://kubernetes.io/docs/reference/networking/virtual-ips/>. [`state::desired`] says, from Services and
 //! EndpointSlices alone, which elements the sets and maps of nf_tables must have; [`rules`] holds the few rules over them
 //! and turns a difference into one transaction. There is no chain per Service: at 10,000 Services a change costs what its
-//! own elements cost.
+//! own elements cost. [`routes`] leads to the endpoints that are on other nodes.
 
+pub mod routes;
 pub mod rules;
 pub mod state;
 pub mod views;

@@ -2,6 +2,7 @@
 
 mod admin;
 mod check;
+mod component;
 mod config;
 mod image;
 mod logging;
@@ -49,6 +50,41 @@ enum Command {
         common: Common,
         #[command(flatten)]
         flags: server::Flags,
+    },
+    /// Run a kubelet with its container runtime and Pod network, for an API server elsewhere
+    Kubelet {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        flags: component::KubeletFlags,
+    },
+    /// Run the Services' proxy and the routes to other nodes' Pods
+    Proxy {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        flags: component::ProxyFlags,
+    },
+    /// Run the cluster's DNS on its address, for this node
+    Dns {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        flags: component::DnsFlags,
+    },
+    /// Run the scheduler
+    Scheduler {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        flags: component::Connection,
+    },
+    /// Run the controllers, all as the kubeconfig's user
+    ControllerManager {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        flags: component::ControllersFlags,
     },
     /// Print the administrator's kubeconfig
     Kubeconfig {
@@ -143,6 +179,11 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Server { common, flags } => server::run(&common, flags),
+        Command::Kubelet { common, flags } => component::kubelet(&common, &flags),
+        Command::Proxy { common, flags } => component::proxy(&common, &flags),
+        Command::Dns { common, flags } => component::dns(&common, &flags),
+        Command::Scheduler { common, flags } => component::scheduler(&common, &flags),
+        Command::ControllerManager { common, flags } => component::controllers(&common, &flags),
         Command::Kubeconfig { common, merge } => config::kubeconfig(&common, merge),
         Command::Image { common, action } => image::run(&common, &action),
         Command::Check { common } => check::run(&common),

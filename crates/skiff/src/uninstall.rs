@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use runtime::{NetworkStatus, Runtime as _, SandboxConfig, SandboxId, SandboxNetwork};
 
-use crate::parts::{Directories, dns_address_file};
+use crate::parts::{Directories, dns_address_file, kubelet_root_file};
 use crate::{Common, Failure};
 
 /// Removes containers, mounts, namespaces, links, routes, tables and files.
@@ -44,7 +44,20 @@ pub fn run(common: &Common, yes: bool) -> Result<(), Failure> {
     }
     net::cleanup(&["skiff", "skiff-pods"], &["sk", "skiff-dns"])
         .map_err(|e| Failure::new(format!("cannot remove the network: {e}")))?;
+    let root_file = kubelet_root_file(&data_dir);
+    let kubelet_root = match std::fs::read_to_string(&root_file) {
+        Ok(root) => Some(std::path::PathBuf::from(root)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => {
+            return Err(Failure::new(format!(
+                "cannot read {}: {e}",
+                root_file.display()
+            )));
+        }
+    };
     let mut leftovers = vec![dirs.run.clone(), data_dir.clone(), dirs.kubelet.clone()];
+    // First, while it is still written where it is.
+    leftovers.splice(0..0, kubelet_root);
     if dirs.is_default {
         leftovers.extend([dirs.pod_logs.clone(), dirs.container_logs.clone()]);
     }
