@@ -19,7 +19,7 @@ pub mod pod;
 pub mod routes;
 pub mod sysctl;
 
-pub use cleanup::cleanup;
+pub use cleanup::{Leftovers, cleanup};
 
 use std::io;
 use std::net::Ipv4Addr;

@@ -37,6 +37,8 @@ fn open(dir: &std::path::Path) -> Arc<PodNetwork> {
     let network = PodNetwork::open(pod::Options {
         state_dir: dir.to_owned(),
         cluster_cidr: Some((Ipv4Addr::new(10, 42, 0, 0), 16)),
+        table: "skiff-pods".to_owned(),
+        link_prefix: pod::LINK_PREFIX.to_owned(),
         world: World::real(),
     })
     .unwrap();
@@ -126,7 +128,7 @@ fn addresses_survive_a_restart_and_rest_before_they_come_again() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!(network.in_use().is_empty());
-        assert!(!shell("ip link").contains(&pod::link_name("one")));
+        assert!(!shell("ip link").contains(&network.link_name("one")));
         let other = Fresh::new().unwrap();
         assert_ne!(network.add("two", other.path()).await.unwrap(), first);
     });
@@ -139,6 +141,8 @@ fn without_a_range_or_a_free_address_the_error_says_so() {
         let network = PodNetwork::open(pod::Options {
             state_dir: state.path().to_owned(),
             cluster_cidr: None,
+            table: "skiff-pods".to_owned(),
+            link_prefix: pod::LINK_PREFIX.to_owned(),
             world: World::real(),
         })
         .unwrap();
@@ -233,7 +237,12 @@ fn nft_shows_what_we_made() {
         );
         assert!(shown.contains("dnat ip to ip daddr . ip protocol . th dport . numgen random mod 1 map @endpoints_1"), "{shown}");
         println!("{shown}");
-        net::cleanup(&["t", "absent"], &[pod::LINK_PREFIX]).unwrap();
+        let left = net::Leftovers {
+            tables: &["t", "absent"],
+            link_prefix: pod::LINK_PREFIX,
+            routes: None,
+        };
+        net::cleanup(&left).unwrap();
         assert_eq!(shell("nft list ruleset"), "");
     });
 }

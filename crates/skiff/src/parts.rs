@@ -17,13 +17,18 @@ use world::{Shutdown, World};
 use crate::server::{Certificates, Identities, Settings};
 use crate::{Failure, admin};
 
-/// Directories of one cluster on this machine. The default cluster uses upstream's; a second one keeps to itself.
+/// What one cluster has on this machine. The default cluster uses upstream's directories; a second one keeps to itself.
 pub struct Directories {
     pub run: PathBuf,
     pub kubelet: PathBuf,
     pub pod_logs: PathBuf,
     pub container_logs: PathBuf,
     pub cgroup: String,
+    /// Its tables of nf_tables: for Services, and for what Pods send outside.
+    pub services_table: String,
+    pub pods_table: String,
+    /// What the names of its Pods' links start with.
+    pub link_prefix: String,
     pub is_default: bool,
 }
 
@@ -38,6 +43,9 @@ impl Directories {
                 pod_logs: "/var/log/pods".into(),
                 container_logs: "/var/log/containers".into(),
                 cgroup: "/kubepods".into(),
+                services_table: "skiff".into(),
+                pods_table: "skiff-pods".into(),
+                link_prefix: net::pod::LINK_PREFIX.into(),
                 is_default: true,
             };
         }
@@ -54,6 +62,9 @@ impl Directories {
             pod_logs: data_dir.join("log/pods"),
             container_logs: data_dir.join("log/containers"),
             cgroup: format!("/kubepods-{name}"),
+            services_table: format!("skiff-{name}"),
+            pods_table: format!("skiff-pods-{name}"),
+            link_prefix: format!("{}{}-", net::pod::LINK_PREFIX, &name[..4]),
             is_default: false,
         }
     }
@@ -202,6 +213,7 @@ pub fn start_proxy(site: &Site, client: Client, dns_here: bool) -> Result<(), Fa
         cluster_cidr: site.cluster_cidr,
         service_cidr: (site.services.base, site.services.prefix),
         dns_ip: dns_here.then_some(site.cluster_dns),
+        table: Directories::of(&site.data_dir).services_table,
     })
     .map_err(Failure::new)
 }
@@ -211,6 +223,10 @@ pub fn start_proxy(site: &Site, client: Client, dns_here: bool) -> Result<(), Fa
 /// # Errors
 /// When the kernel refuses.
 pub fn start_routes(site: &Site, client: Client) -> Result<(), Failure> {
+    // For `skiff uninstall`, which removes routes in this range only.
+    let (base, prefix) = site.cluster_cidr;
+    let file = cluster_cidr_file(&site.data_dir);
+    pki::files::write_private(&file, &format!("{base}/{prefix}")).map_err(Failure::new)?;
     proxy::routes::start(proxy::routes::Options {
         world: site.world.clone(),
         shutdown: site.shutdown.clone(),
@@ -225,6 +241,12 @@ pub fn start_routes(site: &Site, client: Client) -> Result<(), Failure> {
 #[must_use]
 pub fn dns_address_file(data_dir: &Path) -> PathBuf {
     data_dir.join("dns-address")
+}
+
+/// Where it is written which addresses Pods have, once there are routes to them.
+#[must_use]
+pub fn cluster_cidr_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("cluster-cidr")
 }
 
 /// Where it is written where the kubelet keeps Pods' volumes, if not at the cluster's own place.
@@ -265,6 +287,8 @@ pub async fn start_kubelet(site: &Site, kubelet: Kubelet) -> Result<(), Failure>
     let network = PodNetwork::open(net::pod::Options {
         state_dir: dirs.run.join("net"),
         cluster_cidr: Some(site.cluster_cidr),
+        table: dirs.pods_table,
+        link_prefix: dirs.link_prefix,
         world: site.world.clone(),
     })
     .map_err(|e| Failure::new(format!("the Pod network cannot start: {e}")))?;

@@ -1,13 +1,14 @@
 //! `skiff uninstall`: leaves nothing on the machine.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::{NetworkStatus, Runtime as _, SandboxConfig, SandboxId, SandboxNetwork};
 
-use crate::parts::{Directories, dns_address_file, kubelet_root_file};
+use crate::parts::{Directories, cluster_cidr_file, dns_address_file, kubelet_root_file};
+use crate::server::cidr;
 use crate::{Common, Failure};
 
 /// Removes containers, mounts, namespaces, links, routes, tables and files.
@@ -34,27 +35,24 @@ pub fn run(common: &Common, yes: bool) -> Result<(), Failure> {
         .build()
         .map_err(Failure::new)?;
     runtime.block_on(remove_containers(&data_dir, &dirs))?;
-    if let Ok(address) = std::fs::read_to_string(dns_address_file(&data_dir)) {
+    if let Some(address) = note(&dns_address_file(&data_dir))? {
         let address = address
-            .trim()
             .parse()
             .map_err(|e| Failure::new(format!("{}: {e}", dns_address_file(&data_dir).display())))?;
         net::link::release(address)
             .map_err(|e| Failure::new(format!("cannot give up the address {address}: {e}")))?;
     }
-    net::cleanup(&["skiff", "skiff-pods"], &["sk", "skiff-dns"])
-        .map_err(|e| Failure::new(format!("cannot remove the network: {e}")))?;
-    let root_file = kubelet_root_file(&data_dir);
-    let kubelet_root = match std::fs::read_to_string(&root_file) {
-        Ok(root) => Some(std::path::PathBuf::from(root)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-        Err(e) => {
-            return Err(Failure::new(format!(
-                "cannot read {}: {e}",
-                root_file.display()
-            )));
-        }
+    let routes = match note(&cluster_cidr_file(&data_dir))? {
+        Some(range) => Some(cidr(&range)?),
+        None => None,
     };
+    net::cleanup(&net::Leftovers {
+        tables: &[&dirs.services_table, &dirs.pods_table],
+        link_prefix: &dirs.link_prefix,
+        routes,
+    })
+    .map_err(|e| Failure::new(format!("cannot remove the network: {e}")))?;
+    let kubelet_root = note(&kubelet_root_file(&data_dir))?.map(PathBuf::from);
     let mut leftovers = vec![dirs.run.clone(), data_dir.clone(), dirs.kubelet.clone()];
     // First, while it is still written where it is.
     leftovers.splice(0..0, kubelet_root);
@@ -76,6 +74,15 @@ pub fn run(common: &Common, yes: bool) -> Result<(), Failure> {
     remove_cgroups(&dirs.cgroup);
     println!("removed the cluster of {}", data_dir.display());
     Ok(())
+}
+
+/// What a part wrote down about what it did to the machine.
+fn note(path: &Path) -> Result<Option<String>, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Failure::new(format!("cannot read {}: {e}", path.display()))),
+    }
 }
 
 /// No network is left to detach from: [`net::cleanup`] removes all of it.

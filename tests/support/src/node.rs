@@ -266,8 +266,11 @@ impl Node {
         node
     }
 
-    /// Has the init start a part.
-    fn tell(&self, part: &str, command: &str) {
+    /// Has the init start `command` as a part of that name, which [`Self::kill`] ends and whose log [`Self::log_of`] has.
+    ///
+    /// # Panics
+    /// If the command cannot be written down.
+    pub fn tell(&self, part: &str, command: &str) {
         let script = self.dir.join(format!("new-{part}"));
         std::fs::write(&script, format!("exec {command}\n")).expect("a file");
         std::fs::rename(script, self.dir.join(format!("start-{part}"))).expect("a file");
@@ -342,7 +345,9 @@ impl Node {
             .collect()
     }
 
-    fn log_of(&self, part: &str) -> String {
+    /// What a part logged.
+    #[must_use]
+    pub fn log_of(&self, part: &str) -> String {
         std::fs::read_to_string(self.dir.join(format!("{part}.log"))).unwrap_or_default()
     }
 
