@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use world::{Shutdown, World};
 
-use crate::parts::{self, Site};
+use crate::parts::{self, Running, Site};
 use crate::server::{announce_node, cidr, default_address, host_name};
 use crate::{Common, Failure, logging, server};
 
@@ -149,10 +149,6 @@ impl NamesFlags {
 /// A site without a node's particulars; must be called inside a runtime.
 fn site(common: &Common, services: &str) -> Result<Site, Failure> {
     let data_dir = std::path::absolute(&common.data_dir).map_err(Failure::new)?;
-    std::fs::create_dir_all(&data_dir).map_err(|e| {
-        Failure::new(format!("cannot make {}: {e}", data_dir.display()))
-            .hint("run as root, or choose another --data-dir")
-    })?;
     let (base, prefix) = cidr(services)?;
     let services = ServiceRange { base, prefix };
     let shutdown = Shutdown::new();
@@ -184,6 +180,11 @@ impl NodeFlags {
             ..site(common, &self.service_cidr)?
         })
     }
+}
+
+fn claim(common: &Common, command: &str) -> Result<Running, Failure> {
+    let data_dir = std::path::absolute(&common.data_dir).map_err(Failure::new)?;
+    Running::claim(&data_dir, command)
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
@@ -221,6 +222,7 @@ pub fn kubelet(common: &Common, flags: &KubeletFlags) -> Result<(), Failure> {
         taints: taints(&flags.register_with_taints)?,
     };
     crate::check::demand_node()?;
+    let _running = claim(common, "kubelet")?;
     server::run_to_the_end(async move {
         let started = Instant::now();
         let mut site = flags.node.site(common)?;
@@ -249,6 +251,7 @@ pub fn kubelet(common: &Common, flags: &KubeletFlags) -> Result<(), Failure> {
 /// What keeps it from starting.
 pub fn proxy(common: &Common, flags: &ProxyFlags) -> Result<(), Failure> {
     let (_, client) = flags.connection.open()?;
+    let _running = claim(common, "proxy")?;
     server::run_to_the_end(async move {
         let site = flags.node.site(common)?;
         // A Service whose address its node answers says so itself, see `dns::objects`.
@@ -266,6 +269,7 @@ pub fn proxy(common: &Common, flags: &ProxyFlags) -> Result<(), Failure> {
 /// What keeps it from starting.
 pub fn dns(common: &Common, flags: &DnsFlags) -> Result<(), Failure> {
     let (_, client) = flags.connection.open()?;
+    let _running = claim(common, "dns")?;
     server::run_to_the_end(async move {
         let mut site = site(common, &flags.service_cidr)?;
         site.cluster_dns = flags.names.cluster_dns(&site.services);
@@ -284,6 +288,7 @@ pub fn dns(common: &Common, flags: &DnsFlags) -> Result<(), Failure> {
 /// What keeps it from starting.
 pub fn scheduler(common: &Common, connection: &Connection) -> Result<(), Failure> {
     let (_, client) = connection.open()?;
+    let _running = claim(common, "scheduler")?;
     server::run_to_the_end(async move {
         let site = site(common, "10.43.0.0/16")?;
         parts::start_scheduler(&site, client);
@@ -303,6 +308,7 @@ pub fn controllers(common: &Common, flags: &ControllersFlags) -> Result<(), Fail
         Some(path) => read(path)?,
         None => config.ca,
     };
+    let _running = claim(common, "controller-manager")?;
     server::run_to_the_end(async move {
         let mut site = site(common, "10.43.0.0/16")?;
         site.cluster_cidr = cidr(&flags.cluster_cidr)?;

@@ -70,6 +70,44 @@ impl Directories {
     }
 }
 
+/// Proof that one process at a time is this command for this directory; the kernel forgets it with the process.
+pub struct Running(#[expect(dead_code, reason = "it is locked while it is open")] std::fs::File);
+
+/// What can run for a directory.
+pub const COMMANDS: [&str; 6] = [
+    "server",
+    "kubelet",
+    "proxy",
+    "dns",
+    "scheduler",
+    "controller-manager",
+];
+
+impl Running {
+    /// Claims the directory for `command`, one of [`COMMANDS`].
+    ///
+    /// # Errors
+    /// When another process has, or the directory cannot be written.
+    pub fn claim(data_dir: &Path, command: &str) -> Result<Self, Failure> {
+        let path = data_dir.join(format!("{command}.lock"));
+        let fail = |e: std::io::Error| Failure::new(format!("cannot lock {}: {e}", path.display()));
+        std::fs::create_dir_all(data_dir).map_err(|e| {
+            Failure::new(format!("cannot make {}: {e}", data_dir.display()))
+                .hint("run as root, or choose another --data-dir")
+        })?;
+        let file = std::fs::File::create(&path).map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(Failure::new(format!(
+                "a {command} is running with {}",
+                data_dir.display()
+            ))
+            .hint("stop it first (Ctrl-C, or kill its process), or choose another --data-dir")),
+            Err(std::fs::TryLockError::Error(e)) => Err(fail(e)),
+        }
+    }
+}
+
 /// The embedded runtime's view of the Pod network.
 struct Network(Arc<PodNetwork>);
 

@@ -273,6 +273,7 @@ impl Settings {
 pub fn run(common: &Common, flags: Flags) -> Result<(), Failure> {
     let settings = Settings::read(common, flags)?;
     logging::start(settings.log_json);
+    let _running = parts::Running::claim(&settings.data_dir, "server")?;
     run_to_the_end(serve(settings))
 }
 
@@ -333,10 +334,6 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let listener = skiff_http::Server::bind(settings.bind)
         .await
         .map_err(|e| port_in_use(settings.bind.port(), &e))?;
-    std::fs::create_dir_all(&settings.data_dir).map_err(|e| {
-        Failure::new(format!("cannot make {}: {e}", settings.data_dir.display()))
-            .hint("run as root, or choose another --data-dir")
-    })?;
     let pki = Pki::open(&settings.data_dir.join("pki"), world.now()).map_err(Failure::new)?;
     let store = open_store(&settings, &pki, &world)?;
     let certificates = Certificates::issue(&settings, &pki, &world)?;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use runtime::{NetworkStatus, Runtime as _, SandboxConfig, SandboxId, SandboxNetwork};
 
-use crate::parts::{Directories, cluster_cidr_file, dns_address_file, kubelet_root_file};
+use crate::parts::{
+    COMMANDS, Directories, Running, cluster_cidr_file, dns_address_file, kubelet_root_file,
+};
 use crate::server::cidr;
 use crate::{Common, Failure};
 
@@ -21,10 +23,10 @@ pub fn run(common: &Common, yes: bool) -> Result<(), Failure> {
         println!("nothing is installed at {}", data_dir.display());
         return Ok(());
     }
-    if std::os::unix::net::UnixStream::connect(crate::admin::socket_path(&data_dir)).is_ok() {
-        return Err(
-            Failure::new("a server is running").hint("stop it first (Ctrl-C, or kill its process)")
-        );
+    // Nothing starts while it is being removed.
+    let mut claims = Vec::new();
+    for command in COMMANDS {
+        claims.push(Running::claim(&data_dir, command)?);
     }
     if !yes && !confirmed(&data_dir)? {
         return Err(Failure::new("nothing was removed"));

@@ -8,6 +8,9 @@ fn uninstall_leaves_nothing() {
     let refused = node.run("$SKIFF uninstall --yes");
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("a server is running"));
+    let refused = node.run("$SKIFF server --secure-port 7443");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("a server is running"));
     node.kill_server();
     node.sh("$SKIFF uninstall --yes");
     let left = |what: &str| node.sh(&format!("{what} || true"));

@@ -215,3 +215,50 @@ fn a_silent_node_is_not_ready_and_its_pods_are_evicted() {
     one.eventually("! kubectl get pod -n pair brief");
     two.eventually("! pgrep -x httpd");
 }
+
+#[test]
+fn scheduler_and_controllers_run_apart_from_the_server() {
+    let node = Node::start_with("apart", "--disable scheduler,controller-manager");
+    node.import_demo_images();
+    let users = [
+        ("scheduler", "system:kube-scheduler", ""),
+        // As upstream without ServiceAccount credentials, the controllers' user needs all their roles.
+        ("controller-manager", "controllers", "system:masters"),
+    ];
+    for (part, user, group) in users {
+        let config = node.dir().join(format!("{part}.kubeconfig"));
+        std::fs::write(&config, node.kubeconfig_for(user, group)).unwrap();
+        node.tell(
+            part,
+            &format!(
+                "$SKIFF {part} --data-dir $DIR/data --kubeconfig {}",
+                config.display()
+            ),
+        );
+    }
+    node.eventually("kubectl get serviceaccount default");
+    node.sh("kubectl create deployment web --image=localhost/skiff-demo:1 --replicas=2");
+    node.sh("kubectl rollout status deployment/web --timeout=60s");
+    let refused = node.run("$SKIFF uninstall --yes");
+    assert_eq!(refused.status.code(), Some(1));
+    node.kill_server();
+    let refused = node.run("$SKIFF uninstall --yes");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("a scheduler is running"));
+}
+
+#[test]
+fn a_node_that_joined_is_uninstalled_by_itself() {
+    let (one, two) = pair("leave");
+    for part in ["kubelet", "proxy", "dns"] {
+        two.kill(part);
+    }
+    two.sh("$SKIFF uninstall --yes");
+    let left = |what: &str| two.sh(&format!("{what} || true"));
+    assert_eq!(left("ls $SKIFF_DATA_DIR 2>/dev/null"), "");
+    assert_eq!(left("pgrep -x httpd"), "");
+    assert_eq!(left("nft list tables"), "");
+    assert_eq!(left("ip -o link | grep -E ' sk[0-9a-f]'"), "");
+    assert_eq!(left("ip route | grep 10.42."), "");
+    assert_eq!(left("ip -4 addr | grep 10.43."), "");
+    one.sh("kubectl exec -n pair one -- wget -qO- -T 2 http://one");
+}
