@@ -5,5 +5,6 @@ mod bad_input;
 mod deletion;
 mod floors;
 mod objects;
+mod protobuf;
 mod transports;
 mod watch;
