@@ -3,6 +3,7 @@
 //! network plug-in (all Pods', all Services' addresses) is a flag here. Each starts the same part as a server does.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,13 +11,13 @@ use std::sync::Arc;
 use apiserver::allocate::ServiceRange;
 use clap::Args;
 use client::{Client, HttpsConfig, HttpsTransport};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use world::{Shutdown, World};
 
-use crate::parts::{self, Running, Site};
+use crate::parts::{self, COMMANDS, Running, Site};
 use crate::server::{announce_node, cidr, default_address, host_name};
-use crate::{Common, Failure, logging, server};
+use crate::{Common, Failure, config, logging, server};
 
 /// How a component reaches the API server.
 #[derive(Args, Clone, Debug)]
@@ -143,6 +144,69 @@ impl NamesFlags {
     fn cluster_dns(&self, services: &ServiceRange) -> Ipv4Addr {
         self.cluster_dns
             .unwrap_or_else(|| Ipv4Addr::from(u32::from(services.base) + 10))
+    }
+}
+
+/// A component's command line, with what the configuration file says and the command line does not. The file is shared by
+/// all commands: a setting must be a flag of one of them.
+///
+/// # Errors
+/// When the file was named and cannot be read, or has what is no flag.
+pub fn with_settings(
+    command: &clap::Command,
+    mut arguments: Vec<OsString>,
+) -> Result<Vec<OsString>, Failure> {
+    use clap::parser::ValueSource::{CommandLine, EnvVariable};
+    let lenient = command.clone().ignore_errors(true);
+    // Help and the version are printed by whoever parses in earnest.
+    let Ok(matches) = lenient.try_get_matches_from(&arguments) else {
+        return Ok(arguments);
+    };
+    let Some((name, given)) = matches
+        .subcommand()
+        .filter(|(name, _)| *name != "server" && COMMANDS.contains(name))
+    else {
+        return Ok(arguments);
+    };
+    let common = Common {
+        data_dir: PathBuf::new(),
+        config: given.get_one::<PathBuf>("config").cloned(),
+    };
+    for (key, value) in config::settings(&common)? {
+        let flag = |of: &clap::Command| {
+            of.get_arguments()
+                .find(|a| a.get_long() == Some(&key))
+                .cloned()
+        };
+        let Some(own) = command.find_subcommand(name).and_then(flag) else {
+            if command.get_subcommands().any(|c| flag(c).is_some()) {
+                continue;
+            }
+            return Err(Failure::usage(format!(
+                "the configuration file has {key}, which is no setting"
+            )));
+        };
+        if matches!(
+            given.value_source(own.get_id().as_str()),
+            Some(CommandLine | EnvVariable)
+        ) {
+            continue;
+        }
+        if own.get_action().takes_values() {
+            arguments.push(format!("--{key}={}", text(&value)).into());
+        } else if value == true {
+            arguments.push(format!("--{key}").into());
+        }
+    }
+    Ok(arguments)
+}
+
+/// A setting as it would stand on the command line.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
     }
 }
 
@@ -331,7 +395,7 @@ fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
 }
 
 /// `key=value:effect`, `key:effect`.
-fn taints(given: &[String]) -> Result<Vec<serde_json::Value>, Failure> {
+fn taints(given: &[String]) -> Result<Vec<Value>, Failure> {
     let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
     given
         .iter()
@@ -370,10 +434,45 @@ mod tests {
         assert!(labels(&list(&["a"])).is_err());
         let read = taints(&list(&["a=b:NoSchedule", "x/y:NoExecute"])).map_err(|e| e.to_string());
         assert_eq!(
-            serde_json::Value::from(read.unwrap()),
+            Value::from(read.unwrap()),
             json!([{"key": "a", "value": "b", "effect": "NoSchedule"}, {"key": "x/y", "effect": "NoExecute"}])
         );
         assert!(taints(&list(&["a=b"])).is_err());
         assert!(taints(&list(&["a=b:Never"])).is_err());
+    }
+
+    #[test]
+    fn the_configuration_file_fills_in_what_the_command_line_lacks() {
+        let file = std::env::temp_dir().join(format!("skiff-settings-{}", std::process::id()));
+        let command = <crate::Cli as clap::CommandFactory>::command();
+        let read = |text: &str, line: &str| {
+            std::fs::write(&file, text).unwrap();
+            let line = line.replace("FILE", &file.display().to_string());
+            let arguments = line.split(' ').map(OsString::from).collect();
+            with_settings(&command, arguments)
+                .map(|all| {
+                    let all: Vec<_> = all
+                        .iter()
+                        .map(|a| a.to_string_lossy().into_owned())
+                        .collect();
+                    all[4..].join(" ")
+                })
+                .map_err(|e| e.to_string())
+        };
+        let text = "kubeconfig: /k\nnode-ip: 192.0.2.7\nsecure-port: 7443\nlog-json: true\nnode-labels: [a=b, c=d]\n";
+        assert_eq!(
+            read(text, "skiff kubelet --config FILE --node-ip 192.0.2.8").unwrap(),
+            "--node-ip 192.0.2.8 --kubeconfig=/k --log-json --node-labels=a=b,c=d"
+        );
+        assert_eq!(
+            read(text, "skiff dns --config FILE").unwrap(),
+            "--kubeconfig=/k --log-json"
+        );
+        assert_eq!(read(text, "skiff server --config FILE").unwrap(), "");
+        assert_eq!(
+            read("nonsense: 1", "skiff proxy --config FILE").unwrap_err(),
+            "the configuration file has nonsense, which is no setting"
+        );
+        std::fs::remove_file(&file).unwrap();
     }
 }

@@ -13,7 +13,7 @@ mod uninstall;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -158,7 +158,11 @@ fn main() -> ExitCode {
     if let Some(code) = runtime::entry() {
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
-    let cli = match Cli::try_parse() {
+    let arguments = match component::with_settings(&Cli::command(), std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(failure) => return failed(&failure),
+    };
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             let failed = error.use_stderr();
@@ -169,11 +173,13 @@ fn main() -> ExitCode {
     };
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("error: {failure}");
-            ExitCode::from(if failure.usage { 2 } else { 1 })
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    eprintln!("error: {failure}");
+    ExitCode::from(if failure.usage { 2 } else { 1 })
 }
 
 fn run(command: Command) -> Result<(), Failure> {
