@@ -9,7 +9,7 @@ use store::{Compare, Entry, Op, Outcome, Txn};
 
 use super::{Context, WriteOptions, Written, codec, key, managed, store_status};
 use crate::Core;
-use crate::admission::{self, Operation};
+use crate::admission::{self, Operation, quota};
 use crate::object::{self, is_deleting, text};
 
 /// Tries of a change that does not insist on a resourceVersion, when other writers are faster.
@@ -101,7 +101,15 @@ impl Core {
             subresource,
         )
         .await?;
+        let write = |new| quota::Write {
+            kind,
+            operation: Operation::Update,
+            subresource,
+            new,
+            old: Some(old),
+        };
         if options.dry_run {
+            quota::check(self, &write(&new)).await?;
             // Nothing is written: it keeps the version that it has.
             let version = old["metadata"]["resourceVersion"].clone();
             object::metadata(&mut new).insert("resourceVersion".into(), version);
@@ -119,25 +127,21 @@ impl Core {
             return Ok(Some(Written::Stored(current.clone())));
         }
         let path = current.key.to_string();
-        let txn = Txn {
-            compares: vec![Compare::Revision(path.clone(), current.revision)],
-            ops: vec![Op::Put {
-                key: path,
-                stored,
-                rv_offset: Some(offset),
-                expire_after: self.expiry(kind),
-            }],
-            lazy: is_heartbeat(kind, old, &new)
-                && old["metadata"].get("managedFields") == new["metadata"].get("managedFields"),
+        let own = Compare::Revision(path.clone(), current.revision);
+        let put = Op::Put {
+            key: path,
+            stored,
+            rv_offset: Some(offset),
+            expire_after: self.expiry(kind),
         };
-        match self.store.txn(txn).await.map_err(store_status)? {
-            Outcome::Committed { mut entries, .. } => {
-                claim.keep();
-                self.written(kind);
-                Ok(entries.pop().flatten().map(Written::Stored))
-            }
-            Outcome::Conflict { .. } => Ok(None),
-        }
+        let lazy = is_heartbeat(kind, old, &new)
+            && old["metadata"].get("managedFields") == new["metadata"].get("managedFields");
+        let Some(entry) = quota::commit(self, &write(&new), own, put, lazy).await? else {
+            return Ok(None);
+        };
+        claim.keep();
+        self.written(kind);
+        Ok(Some(Written::Stored(entry)))
     }
 
     /// Removes the exact version; `None` when another writer was faster.

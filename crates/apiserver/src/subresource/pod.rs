@@ -4,6 +4,7 @@ use api::Status;
 use serde_json::{Value, json};
 
 use crate::Core;
+use crate::admission::classes;
 use crate::object::{self, is_deleting, text};
 use crate::registry::delete::DeleteOptions;
 use crate::registry::managed::Tracking;
@@ -40,6 +41,7 @@ pub async fn bind(
     let kind = core.kind("", "v1", "pods")?;
     let now = api::time::seconds(core.world.now());
     let uid = text(binding, &["metadata", "uid"]);
+    let place = classes::topology_labels(core, node).await?;
     let mut change = |current: &Value| {
         let conflict = |why: String| Err(Status::conflict("", "pods/binding", name, why));
         if !uid.is_empty() && uid != text(current, &["metadata", "uid"]) {
@@ -69,6 +71,9 @@ pub async fn bind(
             for (key, value) in annotations {
                 new["metadata"]["annotations"][key] = value.clone();
             }
+        }
+        for (label, value) in &place {
+            new["metadata"]["labels"][label] = value.clone();
         }
         let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
         let status = object::child(&mut new, "status");
