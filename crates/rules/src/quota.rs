@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 
 use api::Quantity;
 use api::quantity::Format;
-use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::resources::{self, Resources};
@@ -67,11 +66,11 @@ fn has_plain_count(group: &str, plural: &str) -> bool {
 
 /// What an object uses, by the names that a quota's `spec.hard` may have.
 #[must_use]
-pub fn usage(group: &str, plural: &str, object: &Value, now: Timestamp) -> Resources {
+pub fn usage(group: &str, plural: &str, object: &Value) -> Resources {
     let mut used = Resources::new();
     used.insert(object_count(group, plural), count(1));
     match (group, plural) {
-        ("", "pods") if !holds(object, now) => return used,
+        ("", "pods") if has_ended(object) => return used,
         ("", "pods") => of_pod(&object["spec"], &mut used),
         ("", "services") => of_service(&object["spec"], &mut used),
         ("", "persistentvolumeclaims") => of_claim(object, &mut used),
@@ -83,14 +82,10 @@ pub fn usage(group: &str, plural: &str, object: &Value, now: Timestamp) -> Resou
     used
 }
 
-/// Whether a Pod still takes up what it asked for.
-fn holds(pod: &Value, now: Timestamp) -> bool {
-    if matches!(text(pod, &["status", "phase"]), "Failed" | "Succeeded") {
-        return false;
-    }
-    let deleted = text(pod, &["metadata", "deletionTimestamp"]);
-    let until = deleted.parse::<Timestamp>().ok();
-    until.is_none_or(|until| now < until)
+/// Whether a Pod gave back what it asked for. Upstream also lets go of one whose grace period is over; here it counts
+/// until it is gone, since nothing is written when a time passes.
+fn has_ended(pod: &Value) -> bool {
+    matches!(text(pod, &["status", "phase"]), "Failed" | "Succeeded")
 }
 
 fn of_pod(spec: &Value, used: &mut Resources) {
@@ -298,29 +293,28 @@ mod tests {
 
     #[test]
     fn what_things_use() {
-        let now = Timestamp::UNIX_EPOCH;
         let pod = json!({"spec": {"containers": [{"name": "a", "resources": {
             "requests": {"cpu": "100m", "example.com/gpu": "1"}, "limits": {"cpu": "1", "memory": "1Gi"},
         }}]}});
         assert_eq!(
-            shown(&usage("", "pods", &pod, now)),
+            shown(&usage("", "pods", &pod)),
             "count/pods=1,cpu=100m,limits.cpu=1,limits.memory=1Gi,pods=1,requests.cpu=100m,requests.example.com/gpu=1"
         );
         let done = json!({"status": {"phase": "Succeeded"}, "spec": pod["spec"]});
-        assert_eq!(shown(&usage("", "pods", &done, now)), "count/pods=1");
+        assert_eq!(shown(&usage("", "pods", &done)), "count/pods=1");
         let service = json!({"spec": {"type": "LoadBalancer", "ports": [{}, {}]}});
         assert_eq!(
-            shown(&usage("", "services", &service, now)),
+            shown(&usage("", "services", &service)),
             "count/services=1,services=1,services.loadbalancers=1,services.nodeports=2"
         );
         let claim = json!({"spec": {"storageClassName": "gold", "resources": {"requests": {"storage": "1Gi"}}}});
         assert_eq!(
-            shown(&usage("", "persistentvolumeclaims", &claim, now)),
+            shown(&usage("", "persistentvolumeclaims", &claim)),
             "count/persistentvolumeclaims=1,gold.storageclass.storage.k8s.io/persistentvolumeclaims=1,\
              gold.storageclass.storage.k8s.io/requests.storage=1Gi,persistentvolumeclaims=1,requests.storage=1Gi"
         );
         assert_eq!(
-            shown(&usage("apps", "deployments", &json!({}), now)),
+            shown(&usage("apps", "deployments", &json!({}))),
             "count/deployments.apps=1"
         );
     }

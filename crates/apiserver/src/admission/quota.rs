@@ -2,20 +2,19 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/policy/resource-quotas/>. Where upstream writes the new usage first and
 //! the object afterwards, both are one transaction here: a failed creation leaves no charge, and two creations at once
-//! cannot both take what is left for one. The quota controller counts again when something goes away.
+//! cannot both take what is left for one. What goes away, and a Pod that ends, is given back in the same way; the quota
+//! controller counts from scratch when a quota is new or changed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::Status;
 use api::facts::Kind;
+use api::{Quantity, Status};
 use rules::quota;
 use rules::resources::{Resources, parse};
 use serde_json::{Map, Value};
 use store::{Compare, Entry, Op, Outcome, Txn};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::Operation;
 use crate::Core;
 use crate::object::{self, text};
 use crate::registry::{codec, store_status};
@@ -34,39 +33,33 @@ impl Locks {
     }
 }
 
-/// What is about to be written.
+/// What is about to be written; `new` is absent for a deletion, `old` for a creation.
 pub struct Write<'a> {
     pub kind: &'static Kind,
-    pub operation: Operation,
-    pub subresource: &'a str,
-    pub new: &'a Value,
+    pub new: Option<&'a Value>,
     pub old: Option<&'a Value>,
 }
 
 impl Write<'_> {
-    /// Whether this write can use more of a quota than before.
+    /// Whether this write can change what is used: objects are counted when they come and go, and some by what is in them.
     fn is_charged(&self) -> bool {
         let (group, plural) = (self.kind.group, self.kind.plural);
-        let grows = match (group, plural) {
-            ("", "pods") => self.subresource == "resize",
-            ("", "services" | "persistentvolumeclaims") => self.subresource.is_empty(),
-            _ => false,
-        };
-        self.kind.namespaced
-            && plural != "events"
-            && match self.operation {
-                Operation::Create => self.subresource.is_empty(),
-                Operation::Update => grows,
-                Operation::Delete => false,
-            }
+        let by_content =
+            group.is_empty() && matches!(plural, "pods" | "services" | "persistentvolumeclaims");
+        let is_update = self.new.is_some() && self.old.is_some();
+        self.kind.namespaced && plural != "events" && (by_content || !is_update)
+    }
+
+    fn object(&self) -> &Value {
+        self.new.or(self.old).unwrap_or(&Value::Null)
     }
 
     fn namespace(&self) -> &str {
-        text(self.new, &["metadata", "namespace"])
+        text(self.object(), &["metadata", "namespace"])
     }
 
     fn forbidden(&self, why: String) -> Status {
-        let name = object::name(self.new);
+        let name = object::name(self.object());
         Status::forbidden(self.kind.group, self.kind.plural, name, why)
     }
 }
@@ -79,14 +72,15 @@ pub async fn check(core: &Core, write: &Write<'_>) -> Result<(), Status> {
     Ok(())
 }
 
-/// Commits `op` under `own` together with what it is charged. `None` when `own` does not hold.
+/// Commits `op` under `own` together with what it is charged, or given back. `None` when `own` does not hold; else the
+/// entry that the operation wrote or removed.
 pub async fn commit(
     core: &Core,
     write: &Write<'_>,
     own: Compare,
     op: Op,
     lazy: bool,
-) -> Result<Option<Arc<Entry>>, Status> {
+) -> Result<Option<Option<Arc<Entry>>>, Status> {
     let charged = write.is_charged() && has_quotas(core, write.namespace()).await?;
     let _guard = if charged {
         Some(core.quota_locks.of(write.namespace()).await)
@@ -107,10 +101,7 @@ pub async fn commit(
         }
         match core.store.txn(txn).await.map_err(store_status)? {
             Outcome::Committed { entries, .. } => {
-                let entry = entries.into_iter().next().flatten();
-                return entry
-                    .map(Some)
-                    .ok_or_else(|| Status::internal("the store returned no entry"));
+                return Ok(Some(entries.into_iter().next().flatten()));
             }
             Outcome::Conflict { current, .. } => {
                 if !holds(&own, current.first().and_then(Option::as_ref)) {
@@ -123,7 +114,7 @@ pub async fn commit(
     Err(Status::conflict(
         write.kind.group,
         write.kind.plural,
-        object::name(write.new),
+        object::name(write.object()),
         why,
     ))
 }
@@ -147,22 +138,10 @@ async fn has_quotas(core: &Core, namespace: &str) -> Result<bool, Status> {
 
 /// The writes that charge this write to each quota that it falls under.
 async fn charges(core: &Core, write: &Write<'_>) -> Result<Vec<(Compare, Op)>, Status> {
-    let (group, plural) = (write.kind.group, write.kind.plural);
-    let now = core.world.now();
-    let mut more = quota::usage(group, plural, write.new, now);
-    if let Some(old) = write.old {
-        let before = quota::usage(group, plural, old, now);
-        for (name, amount) in &mut more {
-            if let Some(before) = before.get(name) {
-                *amount = *amount - *before;
-            }
-        }
-    }
-    more.retain(|_, amount| amount.sign() > 0);
     let mut writes = Vec::new();
     for entry in quotas(core, write.namespace()).await? {
         let mut object = codec::decode(&entry)?;
-        if let Some(used) = charge(write, &object, &more)? {
+        if let Some(used) = charge(write, &object)? {
             object["status"]["used"] = used;
             let (stored, offset) = codec::encode(&object)?;
             let key = entry.key.to_string();
@@ -178,67 +157,100 @@ async fn charges(core: &Core, write: &Write<'_>) -> Result<Vec<(Compare, Op)>, S
     Ok(writes)
 }
 
-/// The usage of a quota with `more` added; none if it is not touched.
-fn charge(write: &Write<'_>, quota: &Value, more: &Resources) -> Result<Option<Value>, Status> {
+/// What an object uses of a quota: nothing outside its scopes.
+fn usage(write: &Write<'_>, quota: &Value, object: Option<&Value>) -> Resources {
+    let (group, plural) = (write.kind.group, write.kind.plural);
+    match object {
+        Some(object) if quota::in_scope(quota, group, plural, object) => {
+            quota::usage(group, plural, object)
+        }
+        _ => Resources::new(),
+    }
+}
+
+/// The usage of a quota after the write; none if it is not touched.
+fn charge(write: &Write<'_>, quota: &Value) -> Result<Option<Value>, Status> {
     let (group, plural) = (write.kind.group, write.kind.plural);
     let hard = parse(&quota["status"]["hard"]);
-    let mut bounded = hard
-        .keys()
-        .filter(|n| quota::is_about(n, group, plural))
-        .peekable();
-    if bounded.peek().is_none() || !quota::in_scope(quota, group, plural, write.new) {
+    let about = hard.keys().filter(|n| quota::is_about(n, group, plural));
+    let bounded: Vec<&String> = about.collect();
+    if bounded.is_empty() {
         return Ok(None);
     }
+    let before = usage(write, quota, write.old);
+    let after = usage(write, quota, write.new);
     let name = object::name(quota);
-    let bounded: Vec<&String> = bounded.collect();
-    if (group, plural) == ("", "pods")
-        && let Some(why) = quota::unnamed(&write.new["spec"], bounded.iter().copied())
+    if let (Some(new), None, ("", "pods"), false) =
+        (write.new, write.old, (group, plural), after.is_empty())
+        && let Some(why) = quota::unnamed(&new["spec"], bounded.iter().copied())
     {
         return Err(write.forbidden(format!("failed quota: {name}: {why}")));
     }
+    let amount = |of: &Resources, n: &String| of.get(n).copied().unwrap_or(Quantity::ZERO);
     let used = parse(&quota["status"]["used"]);
-    if bounded.iter().any(|n| !used.contains_key(*n)) {
-        let names: Vec<&str> = bounded.iter().map(|n| n.as_str()).collect();
+    let (mut new_used, mut requested) = (used.clone(), Resources::new());
+    for resource in bounded {
+        let change = amount(&after, resource) - amount(&before, resource);
+        if change.is_zero() {
+            continue;
+        }
+        if change.sign() > 0 {
+            requested.insert(resource.clone(), change);
+        }
+        if let Some(sum) = new_used.get_mut(resource) {
+            // Never below nothing: the controller counts again from what there is.
+            *sum = (*sum + change).max(Quantity::ZERO);
+        }
+    }
+    refuse_excess(write, name, &requested, &used, &hard)?;
+    if new_used == used {
+        return Ok(None);
+    }
+    let shown = new_used.into_iter().map(|(n, a)| (n, a.to_string().into()));
+    Ok(Some(Value::Object(shown.collect::<Map<String, Value>>())))
+}
+
+/// Refuses what the quota has no room for, or has not counted yet.
+fn refuse_excess(
+    write: &Write<'_>,
+    name: &str,
+    requested: &Resources,
+    used: &Resources,
+    hard: &Resources,
+) -> Result<(), Status> {
+    let names = |list: Vec<&String>| -> String {
+        let list: Vec<&str> = list.into_iter().map(String::as_str).collect();
+        list.join(",")
+    };
+    let uncounted: Vec<&String> = requested
+        .keys()
+        .filter(|n| !used.contains_key(*n))
+        .collect();
+    if !uncounted.is_empty() {
         let why = format!(
             "status unknown for quota: {name}, resources: {}",
-            names.join(",")
+            names(uncounted)
         );
         return Err(write.forbidden(why));
     }
-    let requested: Resources = more
-        .iter()
-        .filter(|(n, _)| hard.contains_key(*n))
-        .map(|(n, a)| (n.clone(), *a))
-        .collect();
-    if requested.is_empty() {
-        return Ok(None);
+    let over = |n: &&String| match (requested.get(*n), used.get(*n), hard.get(*n)) {
+        (Some(more), Some(used), Some(hard)) => *used + *more > *hard,
+        _ => false,
+    };
+    let exceeded: Vec<&String> = requested.keys().filter(over).collect();
+    if exceeded.is_empty() {
+        return Ok(());
     }
-    let mut after = used.clone();
-    rules::resources::add(&mut after, &requested);
-    let exceeded: BTreeMap<&String, ()> = requested
-        .keys()
-        .filter(|n| after.get(*n) > hard.get(*n))
-        .map(|n| (n, ()))
-        .collect();
-    if !exceeded.is_empty() {
-        let show = |amounts: &Resources| {
-            let parts: Vec<String> = amounts
-                .iter()
-                .filter(|(n, _)| exceeded.contains_key(n))
-                .map(|(n, a)| format!("{n}={a}"))
-                .collect();
-            parts.join(",")
-        };
-        return Err(write.forbidden(format!(
-            "exceeded quota: {name}, requested: {}, used: {}, limited: {}",
-            show(&requested),
-            show(&used),
-            show(&hard)
-        )));
-    }
-    let after: Map<String, Value> = after
-        .into_iter()
-        .map(|(n, a)| (n, a.to_string().into()))
-        .collect();
-    Ok(Some(Value::Object(after)))
+    let show = |amounts: &Resources| {
+        let shown = exceeded
+            .iter()
+            .filter_map(|n| Some(format!("{n}={}", amounts.get(*n)?)));
+        shown.collect::<Vec<_>>().join(",")
+    };
+    Err(write.forbidden(format!(
+        "exceeded quota: {name}, requested: {}, used: {}, limited: {}",
+        show(requested),
+        show(used),
+        show(hard)
+    )))
 }

@@ -108,9 +108,7 @@ impl Core {
         let path = key(kind, namespace, &name);
         let write = |new| quota::Write {
             kind,
-            operation: Operation::Create,
-            subresource: "",
-            new,
+            new: Some(new),
             old: None,
         };
         if options.dry_run {
@@ -132,7 +130,9 @@ impl Core {
             Some(entry) => {
                 claim.keep();
                 self.written(kind);
-                Ok(Written::Stored(entry))
+                entry
+                    .map(Written::Stored)
+                    .ok_or_else(|| Status::internal("the store returned no entry"))
             }
             None => Err(Status::already_exists(kind.group, kind.plural, &name)),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::Status;
 use api::facts::Kind;
 use serde_json::Value;
-use store::{Compare, Entry, Op, Outcome, Txn};
+use store::{Compare, Entry, Op};
 
 use super::{Context, WriteOptions, Written, codec, key, managed, store_status};
 use crate::Core;
@@ -103,9 +103,7 @@ impl Core {
         .await?;
         let write = |new| quota::Write {
             kind,
-            operation: Operation::Update,
-            subresource,
-            new,
+            new: Some(new),
             old: Some(old),
         };
         if options.dry_run {
@@ -141,7 +139,7 @@ impl Core {
         };
         claim.keep();
         self.written(kind);
-        Ok(Some(Written::Stored(entry)))
+        Ok(entry.map(Written::Stored))
     }
 
     /// Removes the exact version; `None` when another writer was faster.
@@ -150,23 +148,21 @@ impl Core {
         kind: &'static Kind,
         current: &Arc<Entry>,
     ) -> Result<Option<Arc<Entry>>, Status> {
-        let path = current.key.to_string();
-        let txn = Txn {
-            compares: vec![Compare::Revision(path.clone(), current.revision)],
-            ops: vec![Op::Delete { key: path }],
-            lazy: false,
+        let old = codec::decode(current)?;
+        let write = quota::Write {
+            kind,
+            new: None,
+            old: Some(&old),
         };
-        match self.store.txn(txn).await.map_err(store_status)? {
-            Outcome::Committed { mut entries, .. } => {
-                let entry = entries.pop().flatten();
-                self.written(kind);
-                if let Some(entry) = &entry {
-                    self.allocator.release(kind, &codec::decode(entry)?);
-                }
-                Ok(entry)
-            }
-            Outcome::Conflict { .. } => Ok(None),
-        }
+        let path = current.key.to_string();
+        let own = Compare::Revision(path.clone(), current.revision);
+        let delete = Op::Delete { key: path };
+        let Some(entry) = quota::commit(self, &write, own, delete, false).await? else {
+            return Ok(None);
+        };
+        self.written(kind);
+        self.allocator.release(kind, &old);
+        Ok(entry)
     }
 
     /// Replaces an object by a body, creating it where the kind allows that.
