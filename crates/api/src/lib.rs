@@ -3,6 +3,7 @@
 //! Objects are [`serde_json::Value`] trees. What differs per kind is a table ([`facts`]) or, a floor higher, a strategy;
 //! no Kubernetes type is compiled in. Texts of errors are upstream's, because people and programs match on them.
 
+pub mod apply;
 pub mod decode;
 pub mod facts;
 pub mod field;

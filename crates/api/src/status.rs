@@ -121,6 +121,18 @@ impl Status {
         Self::conflict(group, resource, name, why)
     }
 
+    /// 500 with a text of its own, as upstream answers for errors that it gives no reason.
+    #[must_use]
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self::plain(500, "", message)
+    }
+
+    /// 409 of a server-side apply; the causes name the fields.
+    #[must_use]
+    pub fn apply_conflict(message: impl Into<String>) -> Self {
+        Self::plain(409, "Conflict", message)
+    }
+
     /// 422; `kind` is the kind, not the resource.
     #[must_use]
     pub fn invalid(group: &str, kind: &str, name: &str, errors: Vec<FieldError>) -> Self {

@@ -18,6 +18,7 @@ fn context() -> Context {
     let user = User::named("system:apiserver", vec!["system:masters".into()]);
     Context {
         user,
+        agent: "kube-apiserver".into(),
         warnings: std::sync::Mutex::default(),
     }
 }

@@ -330,6 +330,7 @@ async fn permitted(
     }
     let context = Context {
         user,
+        agent: registry::managed::agent(&head.headers),
         warnings: std::sync::Mutex::default(),
     };
     let mut response = resource::serve(

@@ -45,6 +45,22 @@ pub fn metadata(object: &mut Value) -> &mut Map<String, Value> {
     child(object, "metadata")
 }
 
+/// Takes out of the metadata the lists and maps that are empty: upstream's encoders leave them out, so to set one to
+/// nothing is no change.
+pub fn drop_empty_metadata(object: &mut Value) {
+    let metadata = metadata(object);
+    for field in ["annotations", "finalizers", "labels", "ownerReferences"] {
+        let empty = match metadata.get(field) {
+            Some(Value::Object(map)) => map.is_empty(),
+            Some(Value::Array(list)) => list.is_empty(),
+            _ => false,
+        };
+        if empty {
+            metadata.remove(field);
+        }
+    }
+}
+
 /// The strings of the array at `path`.
 pub fn strings<'a>(object: &'a Value, path: &[&str]) -> impl Iterator<Item = &'a str> {
     items(object, path).iter().filter_map(Value::as_str)

@@ -1,4 +1,5 @@
-//! PATCH: JSON, merge and strategic-merge patches around the update loop.
+//! PATCH: JSON, merge and strategic-merge patches around the update loop. Server-side apply is
+//! [`crate::registry::apply`].
 
 use api::Status;
 use api::facts::{Kind, TypeId};
@@ -6,12 +7,28 @@ use api::patch::PatchError;
 use http::HeaderMap;
 use serde_json::Value;
 
-/// The kinds of patch that are served. Server-side apply answers 415 until it is there.
-const ACCEPTED: [&str; 3] = [
+const APPLY: &str = "application/apply-patch+yaml";
+/// The kinds of patch that are served.
+const ACCEPTED: [&str; 4] = [
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    APPLY,
 ];
+
+fn content_type(headers: &HeaderMap) -> &str {
+    let header = headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
+    header.split(';').next().unwrap_or("").trim()
+}
+
+/// Whether a patch is a configuration to apply.
+#[must_use]
+pub fn is_apply(headers: &HeaderMap) -> bool {
+    content_type(headers) == APPLY
+}
 
 /// A decoded patch.
 pub struct Patch {
@@ -32,11 +49,7 @@ impl Patch {
     /// # Errors
     /// 415 for another type, 400 for what cannot be read.
     pub fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, Status> {
-        let header = headers
-            .get(http::header::CONTENT_TYPE)
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or("");
-        let form = match header.split(';').next().unwrap_or("").trim() {
+        let form = match content_type(headers) {
             "application/json-patch+json" => Form::Json,
             "application/merge-patch+json" => Form::Merge,
             "application/strategic-merge-patch+json" => Form::Strategic,

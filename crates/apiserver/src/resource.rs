@@ -10,7 +10,8 @@ use skiff_http::{Body, body, upgrade};
 
 use crate::answer::{self, Accepted};
 use crate::object::{self, text};
-use crate::patch::Patch;
+use crate::patch::{Patch, is_apply};
+use crate::registry::apply::Config;
 use crate::registry::delete::{DeleteOptions, Deleted};
 use crate::registry::list::Selection;
 use crate::registry::{Context, WriteOptions, Written, codec, watch};
@@ -185,14 +186,28 @@ async fn patch(
     let accepted = answer::negotiate(request.headers(), &info.query)?;
     let options = WriteOptions::of(&info.query, "PatchOptions")?;
     let headers = request.headers().clone();
+    let name = info.name.as_str();
+    if is_apply(&headers) {
+        options.check_apply()?;
+        let bytes = read_body(request.into_body()).await?;
+        let config = Config::read(kind, namespace, name, &bytes, &options, context)?;
+        let sub = info.subresource.as_str();
+        let (done, created) = core
+            .apply(context, kind, namespace, name, sub, &config, &options)
+            .await?;
+        let code = if created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        return written(core, kind, code, accepted, &done);
+    }
     let bytes = read_body(request.into_body()).await?;
     let patch = Patch::read(&headers, &bytes)?;
-    let name = info.name.as_str();
+    options.check_no_force()?;
     let mut change = |current: &Value| {
-        // A patch insists on a version only if it says one itself.
-        let mut base = current.clone();
-        object::metadata(&mut base).remove("resourceVersion");
-        let mut new = patch.apply(kind.ty, kind, name, &base)?;
+        let mut new = patch.apply(kind.ty, kind, name, current)?;
+        without_current_version(current, &mut new);
         codec::conform(
             &mut new,
             Vec::new(),
@@ -223,6 +238,15 @@ async fn patch(
         )
         .await?;
     written(core, kind, StatusCode::OK, accepted, &done)
+}
+
+/// A patch insists on a version only if it says one itself: on a version that is no longer the current one.
+fn without_current_version(current: &Value, new: &mut Value) {
+    if text(new, &["metadata", "resourceVersion"])
+        == text(current, &["metadata", "resourceVersion"])
+    {
+        object::metadata(new).remove("resourceVersion");
+    }
 }
 
 async fn delete(
@@ -455,6 +479,14 @@ async fn scale(
     };
     let options = WriteOptions::of(&info.query, operation)?;
     let headers = request.headers().clone();
+    if info.verb == "patch" && is_apply(&headers) {
+        options.check_apply()?;
+        let bytes = read_body(request.into_body()).await?;
+        let scaled =
+            subresource::scale::apply(core, context, kind, namespace, name, &bytes, &options)
+                .await?;
+        return Ok(answer::value(&scaled));
+    }
     let bytes = read_body(request.into_body()).await?;
     let ty = kind
         .subresource("scale")
@@ -462,10 +494,11 @@ async fn scale(
         .unwrap_or(kind.ty);
     let scaled = if info.verb == "patch" {
         let patch = Patch::read(&headers, &bytes)?;
+        options.check_no_force()?;
         let mut change = |current: &Value| {
-            let mut base = current.clone();
-            object::metadata(&mut base).remove("resourceVersion");
-            patch.apply(ty, kind, name, &base)
+            let mut new = patch.apply(ty, kind, name, current)?;
+            without_current_version(current, &mut new);
+            Ok(new)
         };
         subresource::scale::update(core, context, kind, namespace, name, &mut change, &options)
             .await?

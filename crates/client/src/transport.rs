@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -34,6 +35,21 @@ pub struct InProcess {
 pub struct LocalTransport {
     handler: Arc<dyn Handler>,
     identity: InProcess,
+    agent: HeaderValue,
+}
+
+/// The User-Agent of a component, by the user that it is: with upstream's names, since people name these in rules about
+/// managed fields.
+fn agent(user: &str) -> HeaderValue {
+    let name = match user {
+        "system:kube-scheduler" => "kube-scheduler",
+        "system:kube-proxy" => "kube-proxy",
+        "system:kube-controller-manager" => "kube-controller-manager",
+        _ if user.starts_with("system:node:") => "kubelet",
+        _ if user.starts_with("system:serviceaccount:kube-system:") => "kube-controller-manager",
+        _ => "skiff",
+    };
+    HeaderValue::from_static(name)
 }
 
 impl LocalTransport {
@@ -43,6 +59,7 @@ impl LocalTransport {
         let groups = groups.iter().map(|g| (*g).to_owned()).collect();
         Self {
             handler,
+            agent: agent(user),
             identity: InProcess {
                 user: user.into(),
                 groups,
@@ -55,6 +72,10 @@ impl LocalTransport {
 impl Transport for LocalTransport {
     async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
         request.extensions_mut().insert(self.identity.clone());
+        let headers = request.headers_mut();
+        headers
+            .entry(USER_AGENT)
+            .or_insert_with(|| self.agent.clone());
         Ok(self.handler.handle(request).await)
     }
 }
@@ -135,6 +156,10 @@ impl Transport for HttpsTransport {
             ),
             (None, None) => None,
         };
+        let headers = request.headers_mut();
+        headers
+            .entry(USER_AGENT)
+            .or_insert(HeaderValue::from_static("skiff"));
         if let Some(token) = token {
             let value = format!("Bearer {}", token.trim())
                 .parse()

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: runtime::ByRole<mimalloc::MiMalloc> = runtime::ByRole(mimalloc::MiMalloc);
 
 /// Kubernetes, whole, in one program.
 #[derive(Parser)]

@@ -192,6 +192,12 @@ fn has_status(kind: &Kind) -> bool {
     kind.subresource("status").is_some()
 }
 
+/// Whether a write to the status may also change labels, annotations and finalizers.
+#[must_use]
+pub fn status_holds_metadata(kind: &Kind) -> bool {
+    base(kind).status_metadata
+}
+
 /// Fills in what the writer left out.
 pub fn default(kind: &Kind, object: &mut Value) {
     if object.is_object() {

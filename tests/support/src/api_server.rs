@@ -98,6 +98,27 @@ impl Server {
     /// # Panics
     /// If it cannot be served.
     pub async fn https(&self) -> Client {
+        let (server, admin) = self.serve().await;
+        let config = client::HttpsConfig {
+            server,
+            ca: self.ca.cert_pem.clone(),
+            identity: Some((admin.cert_pem, admin.key_pem)),
+            ..client::HttpsConfig::default()
+        };
+        Client::new(client::HttpsTransport::new(config).expect("a transport"))
+    }
+
+    /// A kubeconfig of an administrator, for a port of its own on loopback. Needs real time.
+    ///
+    /// # Panics
+    /// If it cannot be served.
+    pub async fn kubeconfig(&self) -> String {
+        let (server, admin) = self.serve().await;
+        pki::kubeconfig::with_certificate("test", &server, &self.ca.cert_pem, "admin", &admin)
+    }
+
+    /// Serves on loopback; the URL, and an administrator's certificate.
+    async fn serve(&self) -> (String, pki::Leaf) {
         let loopback = Ipv4Addr::LOCALHOST;
         // Real clocks check these certificates.
         let now = World::real().now();
@@ -121,13 +142,7 @@ impl Server {
             .expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(listener.serve(tls.expect("TLS"), self.api.clone(), self.shutdown.clone()));
-        let config = client::HttpsConfig {
-            server: format!("https://{address}"),
-            ca: self.ca.cert_pem.clone(),
-            identity: Some((admin.cert_pem, admin.key_pem)),
-            ..client::HttpsConfig::default()
-        };
-        Client::new(client::HttpsTransport::new(config).expect("a transport"))
+        (format!("https://{address}"), admin)
     }
 
     /// A client that may do everything.

@@ -133,7 +133,8 @@ pub fn read(
     Ok(value)
 }
 
-fn json_type(value: &Value) -> &'static str {
+/// A value's type as Go's errors name it.
+pub(super) fn json_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

@@ -5,7 +5,7 @@ use api::facts::Kind;
 use serde_json::Value;
 use store::{Compare, Op, Outcome, Txn};
 
-use super::{Context, WriteOptions, Written, codec, key, store_status};
+use super::{Context, WriteOptions, Written, codec, key, managed, store_status};
 use crate::Core;
 use crate::admission::{self, Operation};
 use crate::object::{self, text};
@@ -79,13 +79,15 @@ impl Core {
             "selfLink",
             "deletionTimestamp",
             "deletionGracePeriodSeconds",
-            "managedFields",
         ] {
             metadata.remove(set_by_server);
         }
+        let sent = metadata.remove("managedFields");
         metadata.insert("uid".into(), self.world.rng.uuid().into());
         metadata.insert("creationTimestamp".into(), now.into());
+        object::drop_empty_metadata(&mut value);
         strategy::default(kind, &mut value);
+        managed::track(self, context, kind, "", None, &mut value, sent, options);
         admission::mutate(self, kind, Operation::Create, &mut value).await?;
         strategy::prepare_create(kind, &mut value);
         let name = object::name(&value).to_owned();

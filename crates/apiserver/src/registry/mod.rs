@@ -1,9 +1,11 @@
 //! The generic registry: every kind's verbs over the store. What differs per kind is in the `strategy` crate.
 
+pub mod apply;
 pub mod codec;
 pub mod create;
 pub mod delete;
 pub mod list;
+pub mod managed;
 pub mod update;
 pub mod watch;
 
@@ -124,6 +126,11 @@ pub fn store_status(error: store::Error) -> Status {
 pub struct WriteOptions {
     pub dry_run: bool,
     pub field_validation: FieldValidation,
+    /// Who the changed fields belong to; empty: whoever the User-Agent names.
+    pub field_manager: String,
+    /// For an apply: takes fields from others. `None` if it was not said.
+    pub force: Option<bool>,
+    pub tracking: managed::Tracking,
 }
 
 /// What to do about unknown and duplicate fields.
@@ -136,7 +143,7 @@ pub enum FieldValidation {
 }
 
 impl WriteOptions {
-    /// Reads `dryRun` and `fieldValidation`.
+    /// Reads `dryRun`, `fieldValidation`, `fieldManager` and `force`.
     ///
     /// # Errors
     /// 422 as upstream when one has an unknown value.
@@ -160,9 +167,17 @@ impl WriteOptions {
                 ));
             }
         };
+        let field_manager = query.get("fieldManager").to_owned();
+        let errors = managed::validate_manager(&field_manager);
+        if !errors.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", operation, "", errors));
+        }
         Ok(Self {
             dry_run: !dry_run.is_empty(),
             field_validation,
+            field_manager,
+            force: query.has("force").then(|| query.is_true("force")),
+            tracking: managed::Tracking::Changes,
         })
     }
 }
@@ -170,6 +185,8 @@ impl WriteOptions {
 /// One request's context: who asks, and the warnings for the answer's headers.
 pub struct Context {
     pub user: crate::user::User,
+    /// The program that asks, as its User-Agent names it: who owns what it writes unless it says otherwise.
+    pub agent: String,
     pub warnings: std::sync::Mutex<Vec<String>>,
 }
 

@@ -7,7 +7,7 @@ use api::facts::Kind;
 use serde_json::Value;
 use store::{Compare, Entry, Op, Outcome, Txn};
 
-use super::{Context, WriteOptions, Written, codec, key, store_status};
+use super::{Context, WriteOptions, Written, codec, key, managed, store_status};
 use crate::Core;
 use crate::admission::{self, Operation};
 use crate::object::{self, is_deleting, text};
@@ -62,8 +62,20 @@ impl Core {
         options: &WriteOptions,
     ) -> Result<Option<Written>, Status> {
         let sub = (!subresource.is_empty()).then_some(subresource);
+        let sent = object::metadata(&mut new).remove("managedFields");
         keep_system_metadata(old, &mut new);
+        object::drop_empty_metadata(&mut new);
         strategy::default(kind, &mut new);
+        managed::track(
+            self,
+            context,
+            kind,
+            subresource,
+            Some(old),
+            &mut new,
+            sent,
+            options,
+        );
         admission::mutate(self, kind, Operation::Update, &mut new).await?;
         crate::allocate::inherit(kind, &mut new, old);
         // A binding is the one way to set what is immutable otherwise, and checks itself what it sets.
@@ -90,6 +102,9 @@ impl Core {
         )
         .await?;
         if options.dry_run {
+            // Nothing is written: it keeps the version that it has.
+            let version = old["metadata"]["resourceVersion"].clone();
+            object::metadata(&mut new).insert("resourceVersion".into(), version);
             return Ok(Some(Written::DryRun(new)));
         }
         if is_deleting(old) && nothing_holds(kind, &new) {
@@ -112,7 +127,8 @@ impl Core {
                 rv_offset: Some(offset),
                 expire_after: self.expiry(kind),
             }],
-            lazy: is_heartbeat(kind, old, &new),
+            lazy: is_heartbeat(kind, old, &new)
+                && old["metadata"].get("managedFields") == new["metadata"].get("managedFields"),
         };
         match self.store.txn(txn).await.map_err(store_status)? {
             Outcome::Committed { mut entries, .. } => {
@@ -260,7 +276,6 @@ fn keep_system_metadata(old: &Value, new: &mut Value) {
             }
         }
     }
-    metadata.remove("managedFields");
 }
 
 /// Whether an object whose deletion was asked for may go now.
@@ -273,10 +288,12 @@ pub(crate) fn nothing_holds(kind: &Kind, object: &Value) -> bool {
     finalizers && namespace && grace.unwrap_or(0) == 0
 }
 
-/// Whether only heartbeat times changed: such a write may reach the disk later (DESIGN, law 4).
-fn is_heartbeat(kind: &Kind, old: &Value, new: &Value) -> bool {
+/// Whether only heartbeat times changed, and perhaps who owns them: such a write may reach the disk later (DESIGN, law 4).
+pub(super) fn is_heartbeat(kind: &Kind, old: &Value, new: &Value) -> bool {
     fn without_version(object: &mut Value) {
-        object::metadata(object).remove("resourceVersion");
+        let metadata = object::metadata(object);
+        metadata.remove("resourceVersion");
+        metadata.remove("managedFields");
     }
     let strip = |object: &Value| {
         let mut object = object.clone();

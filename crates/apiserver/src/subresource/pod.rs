@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::Core;
 use crate::object::{self, is_deleting, text};
 use crate::registry::delete::DeleteOptions;
+use crate::registry::managed::Tracking;
 use crate::registry::{Context, WriteOptions};
 
 /// Assigns a Pod to a node, once.
@@ -78,6 +79,10 @@ pub async fn bind(
         }
         Ok(new)
     };
+    let options = WriteOptions {
+        tracking: Tracking::Untouched,
+        ..options.clone()
+    };
     core.update(
         context,
         kind,
@@ -85,7 +90,7 @@ pub async fn bind(
         name,
         "binding",
         &mut change,
-        options,
+        &options,
     )
     .await
     .map(|_| ())

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::Core;
 use crate::object::{self, text};
-use crate::registry::{Context, WriteOptions, Written};
+use crate::registry::managed::Tracking;
+use crate::registry::{Context, WriteOptions, Written, apply};
 
 /// Sets the replicas of a workload to those of the Scale that `change` makes of the current one.
 ///
@@ -46,9 +47,41 @@ pub async fn update(
         }
         Ok(new)
     };
+    let options = WriteOptions {
+        tracking: Tracking::Scale,
+        ..options.clone()
+    };
     let written = core
-        .update(context, kind, namespace, name, "", &mut set, options)
+        .update(context, kind, namespace, name, "", &mut set, &options)
         .await?;
+    shown(kind, written)
+}
+
+/// Applies a Scale.
+///
+/// # Errors
+/// As [`Core::apply`].
+pub async fn apply(
+    core: &Core,
+    context: &Context,
+    kind: &'static Kind,
+    namespace: &str,
+    name: &str,
+    body: &[u8],
+    options: &WriteOptions,
+) -> Result<Value, Status> {
+    let config = apply::Config::of_scale(kind, namespace, name, body, options, context)?;
+    let errors = strategy::validate_scale(&config.canonical);
+    if !errors.is_empty() {
+        return Err(Status::invalid("autoscaling", "Scale", name, errors));
+    }
+    let (written, _) = core
+        .apply(context, kind, namespace, name, "scale", &config, options)
+        .await?;
+    shown(kind, written)
+}
+
+fn shown(kind: &Kind, written: Written) -> Result<Value, Status> {
     let object = match written {
         Written::Stored(entry) => crate::registry::codec::decode(&entry)?,
         Written::DryRun(value) => value,

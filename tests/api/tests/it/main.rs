@@ -1,9 +1,11 @@
 //! Behaviour of the API server, each test with an in-memory server of its own.
 
 mod access;
+mod apply;
 mod bad_input;
 mod deletion;
 mod floors;
+mod kinds;
 mod objects;
 mod protobuf;
 mod transports;

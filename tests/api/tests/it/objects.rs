@@ -159,8 +159,8 @@ async fn the_three_patches_change_what_they_say() {
         )
         .await;
     assert_eq!(
-        apply.code, 415,
-        "server-side apply says that it is not there"
+        apply.status(),
+        "400 BadRequest: invalid object type: /, Kind="
     );
 }
 

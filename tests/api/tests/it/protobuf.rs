@@ -9,6 +9,8 @@ use skiff_http::{Handler as _, body};
 use test_support::Server;
 use test_support::api_server::pod;
 
+use crate::kinds::without_empty;
+
 const ADMIN: Option<(&str, &[&str])> = Some(("admin", &["system:masters"]));
 const PODS: &str = "/api/v1/namespaces/demo/pods";
 const ACCEPT: (&str, &str) = (
@@ -94,22 +96,6 @@ async fn what_is_written_in_protobuf_is_the_same_in_json() {
         let path = format!("{path}/{name}");
         let json = server.send("GET", &path, &Value::Null).await.ok();
         assert_eq!(without_empty(created), without_empty(json));
-    }
-}
-
-/// Protobuf cannot tell an empty list or object from none.
-fn without_empty(value: Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let kept = map.into_iter().map(|(k, v)| (k, without_empty(v)));
-            let empty = |v: &Value| {
-                v.as_object().is_some_and(serde_json::Map::is_empty)
-                    || v.as_array().is_some_and(Vec::is_empty)
-            };
-            kept.filter(|(_, v)| !empty(v)).collect()
-        }
-        Value::Array(items) => items.into_iter().map(without_empty).collect(),
-        other => other,
     }
 }
 

@@ -7,7 +7,7 @@ use test_support::Node;
 use crate::examples::{examples, with_examples};
 
 /// The versions beside the kubectl on the PATH (`kubectl.1.27` …); the one on the PATH when there are none.
-fn kubectls() -> Vec<PathBuf> {
+pub(crate) fn kubectls() -> Vec<PathBuf> {
     let found = std::process::Command::new("sh")
         .args(["-c", "readlink -f $(command -v kubectl)"])
         .output()

@@ -5,6 +5,7 @@
     reason = "tests of real processes wait in real time"
 )]
 
+mod apply;
 mod clients;
 mod crash;
 mod examples;
