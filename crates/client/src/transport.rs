@@ -93,6 +93,8 @@ pub struct HttpsConfig {
     pub token_file: Option<PathBuf>,
     /// A bearer token.
     pub token: Option<String>,
+    /// The User-Agent, by which managed fields name their owner; `skiff` if empty.
+    pub agent: &'static str,
 }
 
 /// Speaks HTTPS to one server, over few connections (HTTP/2).
@@ -159,7 +161,10 @@ impl Transport for HttpsTransport {
         let headers = request.headers_mut();
         headers
             .entry(USER_AGENT)
-            .or_insert(HeaderValue::from_static("skiff"));
+            .or_insert(HeaderValue::from_static(match self.config.agent {
+                "" => "skiff",
+                agent => agent,
+            }));
         if let Some(token) = token {
             let value = format!("Bearer {}", token.trim())
                 .parse()
