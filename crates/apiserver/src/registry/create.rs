@@ -87,6 +87,9 @@ impl Core {
         metadata.insert("creationTimestamp".into(), now.into());
         object::drop_empty_metadata(&mut value);
         strategy::default(kind, &mut value);
+        if admission::certificates::is_request(kind) {
+            admission::certificates::set_requester(&context.user, &mut value);
+        }
         managed::track(self, context, kind, "", None, &mut value, sent, options);
         admission::mutate(self, kind, Operation::Create, &mut value).await?;
         strategy::prepare_create(kind, &mut value);

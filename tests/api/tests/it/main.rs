@@ -3,6 +3,7 @@
 mod access;
 mod apply;
 mod bad_input;
+mod certificates;
 mod deletion;
 mod floors;
 mod kinds;
