@@ -51,16 +51,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Events live this long.
 const EVENT_LIFE: Duration = Duration::from_secs(3600);
 
-/// Kinds of a second form of the same stored objects, which need a conversion that is not there yet.
-const NOT_YET: [(&str, &str); 2] = [
-    ("events.k8s.io", "events"),
-    ("autoscaling", "horizontalpodautoscalers"),
-];
-
 /// Whether a kind is offered.
 #[must_use]
-pub fn served(kind: &Kind) -> bool {
-    strategy::served(kind) && !NOT_YET.contains(&(kind.group, kind.plural))
+pub fn served(kind: &'static Kind) -> bool {
+    strategy::served(strategy::versions::stored_as(kind))
 }
 
 /// What an API server is made of.

@@ -78,6 +78,12 @@ impl Config {
         Self::of_type(kind.ty, id, namespace, name, body, options, context)
     }
 
+    /// Turns it into a configuration of the form in which the kind is stored.
+    pub fn convert(&mut self, to_stored: impl Fn(&mut Value)) {
+        to_stored(&mut self.sent);
+        to_stored(&mut self.canonical);
+    }
+
     /// Reads the configuration of a workload's Scale, as one of the workload.
     ///
     /// # Errors

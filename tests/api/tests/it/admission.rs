@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use test_support::Server;
+use test_support::api_server::ADMIN;
 use test_support::api_server::pod;
 
 const PODS: &str = "/api/v1/namespaces/demo/pods";
@@ -28,9 +29,8 @@ async fn quota(server: &Server, spec: Value, used: Value) {
     .await;
     let status = json!({"status": {"hard": hard, "used": used}});
     let headers = [("content-type", "application/merge-patch+json")];
-    let admin: Option<(&str, &[&str])> = Some(("admin", &["system:masters"]));
     let path = format!("{path}/q/status");
-    let answer = server.raw(admin, "PATCH", &path, &headers, status.to_string());
+    let answer = server.raw(ADMIN, "PATCH", &path, &headers, status.to_string());
     drop(answer.await.ok());
 }
 
@@ -70,10 +70,9 @@ async fn a_namespace_says_how_secure_its_pods_are() {
     let label = |mode: &str, level: &str| json!({"metadata": {"labels": {format!("pod-security.kubernetes.io/{mode}"): level}}});
     let patch = async |body: Value| {
         let headers = [("content-type", "application/merge-patch+json")];
-        let admin: Option<(&str, &[&str])> = Some(("admin", &["system:masters"]));
         let path = "/api/v1/namespaces/demo";
         server
-            .raw(admin, "PATCH", path, &headers, body.to_string())
+            .raw(ADMIN, "PATCH", path, &headers, body.to_string())
             .await
     };
     assert_eq!(
@@ -140,12 +139,11 @@ async fn a_quota_is_charged_exactly_by_writers_at_once() {
     let path = format!("{PODS}/{}?gracePeriodSeconds=0", name(0));
     drop(server.send("DELETE", &path, &Value::Null).await.ok());
     let headers = [("content-type", "application/merge-patch+json")];
-    let admin: Option<(&str, &[&str])> = Some(("admin", &["system:masters"]));
     let path = format!("{PODS}/{}/status", name(1));
     let ended = json!({"status": {"phase": "Succeeded"}}).to_string();
     drop(
         server
-            .raw(admin, "PATCH", &path, &headers, ended)
+            .raw(ADMIN, "PATCH", &path, &headers, ended)
             .await
             .ok(),
     );
@@ -232,14 +230,13 @@ async fn claims_get_the_default_class_and_are_protected() {
 async fn evictions_spend_the_budget() {
     let server = server().await;
     let headers = [("content-type", "application/merge-patch+json")];
-    let admin: Option<(&str, &[&str])> = Some(("admin", &["system:masters"]));
     for name in ["a", "b"] {
         let mut one = pod(name);
         one["metadata"]["labels"] = json!({"app": "web"});
         post(&server, PODS, one).await;
         let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
         let path = format!("{PODS}/{name}/status");
-        let answer = server.raw(admin, "PATCH", &path, &headers, ready.to_string());
+        let answer = server.raw(ADMIN, "PATCH", &path, &headers, ready.to_string());
         drop(answer.await.ok());
     }
     let budgets = "/apis/policy/v1/namespaces/demo/poddisruptionbudgets";
@@ -269,7 +266,7 @@ async fn evictions_spend_the_budget() {
         "observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2,
     }});
     let path = format!("{budgets}/web/status");
-    let answer = server.raw(admin, "PATCH", &path, &headers, counted.to_string());
+    let answer = server.raw(ADMIN, "PATCH", &path, &headers, counted.to_string());
     drop(answer.await.ok());
     assert_eq!(evict("a").await.code, 201);
     let budget = server
