@@ -111,7 +111,7 @@ impl Core {
             return Ok(Written::DryRun(value));
         }
         let claim = self.allocator.claim(kind, &mut value, None)?;
-        let (stored, offset) = codec::encode(&value)?;
+        let (stored, offset) = codec::encode(&value, &self.encodes)?;
         let txn = Txn {
             compares: vec![Compare::Absent(path.clone())],
             ops: vec![Op::Put {

@@ -2,7 +2,9 @@
 
 mod access;
 mod bad_input;
+mod budgets;
 mod deletion;
+mod election;
 mod floors;
 mod objects;
 mod transports;
