@@ -9,3 +9,4 @@ mod clients;
 mod crash;
 mod examples;
 mod leftovers;
+mod shims;
