@@ -122,6 +122,7 @@ fn main() -> ExitCode {
     if let Some(code) = runtime::entry() {
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
+    runtime::give_back_soon();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
