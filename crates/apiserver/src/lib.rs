@@ -35,6 +35,7 @@ use http::{HeaderValue, Request, Response};
 use pki::TokenKey;
 use skiff_http::{Body, Handler, body};
 use store::Store;
+use world::metrics::Counter;
 use world::{Shutdown, World};
 
 use allocate::{Allocator, ServiceRange};
@@ -93,6 +94,8 @@ pub struct Core {
     pub shutdown: Shutdown,
     advertise: SocketAddr,
     ready: AtomicBool,
+    /// Objects encoded to be stored.
+    encodes: Counter,
     openapi: std::sync::OnceLock<api::openapi::OpenApi>,
 }
 
@@ -158,6 +161,11 @@ impl ApiServer {
                 tokens: tokens.clone(),
                 store: store.clone(),
             },
+            encodes: world.metrics.counter(
+                "skiff_apiserver_encodes_total",
+                "Objects encoded to be stored.",
+                "",
+            ),
             authorizer: Authorizer {
                 rbac,
                 store: store.clone(),

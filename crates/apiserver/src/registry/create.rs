@@ -119,7 +119,7 @@ impl Core {
             return Ok(Written::DryRun(value));
         }
         let claim = self.allocator.claim(kind, &mut value, None)?;
-        let (stored, offset) = codec::encode(&value)?;
+        let (stored, offset) = codec::encode(&value, &self.encodes)?;
         let put = Op::Put {
             key: path.clone(),
             stored,

@@ -154,7 +154,7 @@ impl Core {
                     None => continue,
                 }
             };
-            let (stored, offset) = codec::encode(&marked)?;
+            let (stored, offset) = codec::encode(&marked, &self.encodes)?;
             if options.dry_run || stored == current.stored() {
                 return Ok(Deleted::Pending(current));
             }

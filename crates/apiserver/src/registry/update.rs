@@ -120,7 +120,7 @@ impl Core {
                 .map(|gone| gone.map(Written::Stored));
         }
         let claim = self.allocator.claim(kind, &mut new, Some(old))?;
-        let (stored, offset) = codec::encode(&new)?;
+        let (stored, offset) = codec::encode(&new, &self.encodes)?;
         if stored == current.stored() {
             return Ok(Some(Written::Stored(current.clone())));
         }
