@@ -184,7 +184,7 @@ async fn patch(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let accepted = answer::negotiate(request.headers(), &info.query)?;
-    let options = WriteOptions::of(&info.query, "PatchOptions")?;
+    let mut options = WriteOptions::of(&info.query, "PatchOptions")?;
     let headers = request.headers().clone();
     let name = info.name.as_str();
     if is_apply(&headers) {
@@ -205,6 +205,8 @@ async fn patch(
     let bytes = read_body(request.into_body()).await?;
     let patch = Patch::read(&headers, &bytes)?;
     options.check_no_force()?;
+    // They can only be changed by a patch that names them.
+    options.sees_managed = memmem(&bytes, b"managedFields");
     let mut change = |current: &Value| {
         let mut new = patch.apply(kind.ty, kind, name, current)?;
         without_current_version(current, &mut new);
@@ -238,6 +240,10 @@ async fn patch(
         )
         .await?;
     written(core, kind, StatusCode::OK, accepted, &done)
+}
+
+fn memmem(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|part| part == word)
 }
 
 /// A patch insists on a version only if it says one itself: on a version that is no longer the current one.

@@ -152,7 +152,7 @@ fn lists_are_merged_in_the_order_of_the_configuration() {
 
 fn apply(
     live: &mut Value,
-    managed: &mut Vec<super::Entry>,
+    managed: &mut Vec<super::Entry<'static>>,
     manager: &str,
     config: Value,
     force: bool,
@@ -223,7 +223,7 @@ fn appliers_share_and_take_fields() {
         true,
     )
     .unwrap();
-    let one = managed.iter().find(|e| e.manager() == "one").unwrap();
+    let one = managed.iter_mut().find(|e| e.manager() == "one").unwrap();
     assert_eq!(
         one.fields().paths(),
         [
@@ -347,10 +347,51 @@ fn old_updaters_are_merged() {
     }
     assert_eq!(managed.len(), 10);
     let ancient = managed
-        .iter()
+        .iter_mut()
         .find(|e| e.manager() == "ancient-changes")
         .unwrap();
-    assert_eq!(ancient.fields().paths().len(), 6, "{ancient:?}");
+    assert_eq!(ancient.fields().paths().len(), 6);
+}
+
+#[test]
+fn entries_are_read_and_written_as_they_are() {
+    let text = concat!(
+        r#"[{"apiVersion":"apps/v1","fieldsType":"FieldsV1","fieldsV1":{"f:spec":{"f:replicas":{}}},"manager":"a","operation":"Apply","time":"2026-01-01T00:00:00Z"},"#,
+        r#"{"apiVersion":"apps/v1","fieldsType":"FieldsV1","fieldsV1":{"f:status":{"f:replicas":{}}},"manager":"b","operation":"Update","subresource":"status","time":"2026-01-01T00:00:00Z"}]"#,
+    );
+    let read = || managers::read(text).unwrap();
+    assert_eq!(managers::write(read()).as_deref(), Some(text));
+    let mut looked_into = read();
+    managers::check(&mut looked_into).unwrap();
+    assert_eq!(managers::write(looked_into).as_deref(), Some(text));
+    for bad in [
+        r#"[{"operation":"Never","apiVersion":"v1","fieldsType":"FieldsV1"}]"#,
+        r#"[{"operation":"Apply","fieldsType":"FieldsV1"}]"#,
+        r#"[{"operation":"Apply","apiVersion":"v1"}]"#,
+        "{}",
+    ] {
+        assert!(managers::read(bad).is_err(), "{bad}");
+    }
+    let with_bad_fields = text.replace("f:replicas", "replicas");
+    assert!(managers::check(&mut managers::read(&with_bad_fields).unwrap()).is_err());
+    // What an update does not touch is not looked into.
+    let mut new = json!({"spec": {"replicas": 1}, "status": {"replicas": 1}});
+    let old = new.clone();
+    new["spec"]["replicas"] = 2.into();
+    let after = managers::update(
+        deployments(),
+        SPEC,
+        Some(&old),
+        &new,
+        read(),
+        &by("c"),
+        false,
+    );
+    let after = managers::write(after).unwrap();
+    assert!(
+        after.contains(r#""manager":"b""#) && !after.contains(r#""manager":"a""#),
+        "{after}"
+    );
 }
 
 #[test]
@@ -431,6 +472,10 @@ proptest! {
         prop_assert_eq!(&difference, &build(&(&a - &b)));
         prop_assert_eq!(sa.intersection(&sb), build(&(&a & &b)));
         prop_assert_eq!(sa.contains(&sb), b.is_subset(&a));
+        let mut text = String::new();
+        sa.write(&mut text);
+        prop_assert_eq!(&text, &sa.clone().into_value().to_string());
+        prop_assert!(sb.may_be_in(&text) || (&a & &b).is_empty());
         prop_assert_eq!(sa.paths().len(), a.len());
         prop_assert_eq!(Set::read(sa.clone().into_value()).unwrap(), sa);
     }
