@@ -13,7 +13,7 @@ use super::merge::merge;
 use super::owned::owned;
 use super::remove::remove;
 use super::set::Set;
-use super::{Scope, element};
+use super::{Scope, created, element};
 use crate::facts::TypeId;
 
 /// Entries from updates that an object keeps; older ones are merged, as upstream does.
@@ -46,7 +46,7 @@ struct Head<'a> {
 #[derive(Debug, Clone, PartialEq)]
 enum Fields<'a> {
     /// As it is stored.
-    Text(&'a str),
+    Text(Cow<'a, str>),
     Set(Set),
 }
 
@@ -63,7 +63,7 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn new(writer: &Writer<'_>, applied: bool, fields: Set) -> Self {
+    fn new(writer: &Writer<'_>, applied: bool, fields: Fields<'a>) -> Self {
         let own = |text: &str| Cow::Owned(text.to_owned());
         let head = Head {
             api_version: own(writer.api_version),
@@ -73,7 +73,6 @@ impl<'a> Entry<'a> {
             subresource: own(writer.subresource),
             time: own(writer.now),
         };
-        let fields = Fields::Set(fields);
         Self { head, fields }
     }
 
@@ -216,7 +215,7 @@ pub fn read(managed: &str) -> Result<Vec<Entry<'_>>, String> {
                 subresource: parts.subresource,
                 time: parts.time.unwrap_or_default(),
             },
-            fields: Fields::Text(parts.fields.map_or("{}", RawValue::get)),
+            fields: Fields::Text(parts.fields.map_or("{}", RawValue::get).into()),
         };
         entry.check()?;
         out.push(entry);
@@ -230,7 +229,7 @@ pub fn read(managed: &str) -> Result<Vec<Entry<'_>>, String> {
 /// What is wrong with a set.
 pub fn check(entries: &mut [Entry<'_>]) -> Result<(), String> {
     for entry in entries {
-        if let Fields::Text(text) = entry.fields {
+        if let Fields::Text(text) = &entry.fields {
             let set = serde_json::from_str(text).map_err(|e| e.to_string());
             let set = set.and_then(Set::read);
             entry.fields = Fields::Set(set.map_err(|why| format!("error decoding set: {why}"))?);
@@ -296,6 +295,12 @@ pub fn update<'a>(
     if old.is_some() && managed.is_empty() {
         return managed;
     }
+    if old.is_none()
+        && managed.is_empty()
+        && let Some(fields) = created::fields(ty, new, scope)
+    {
+        return vec![Entry::new(writer, false, Fields::Text(fields.into()))];
+    }
     let nothing = Value::Object(Map::new());
     let Comparison { changed, removed } = compare(ty, old.unwrap_or(&nothing), new, scope);
     if changed.is_empty() && removed.is_empty() {
@@ -323,7 +328,7 @@ pub fn update<'a>(
                     entry.touch(writer.now);
                 }
             }
-            None => managed.push(Entry::new(writer, false, changed)),
+            None => managed.push(Entry::new(writer, false, Fields::Set(changed))),
         }
     }
     managed.retain(|entry| !entry.is_empty());
@@ -457,7 +462,7 @@ pub fn apply<'a>(
                 own.head.api_version = Cow::Owned(writer.api_version.to_owned());
                 own
             }
-            None => Entry::new(writer, true, fields),
+            None => Entry::new(writer, true, Fields::Set(fields)),
         };
         managed.push(entry);
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::managers::{self, Refusal};
-use super::{Scope, Set, Writer, compare, conflict, merge, owned};
+use super::{Scope, Set, Writer, compare, conflict, created, merge, owned};
 use crate::facts::{self, TypeId};
 
 fn pods() -> TypeId {
@@ -325,8 +325,9 @@ fn heartbeats_keep_the_time() {
             quiet,
         )
     };
-    assert_eq!(again(true), first);
-    assert_ne!(again(false), first);
+    let before = managers::write(first.clone());
+    assert_eq!(managers::write(again(true)), before);
+    assert_ne!(managers::write(again(false)), before);
 }
 
 #[test]
@@ -478,6 +479,16 @@ proptest! {
         prop_assert!(sb.may_be_in(&text) || (&a & &b).is_empty());
         prop_assert_eq!(sa.paths().len(), a.len());
         prop_assert_eq!(Set::read(sa.clone().into_value()).unwrap(), sa);
+    }
+
+    #[test]
+    fn a_creation_is_compared_with_nothing(new in object()) {
+        for new in [new, deployment()] {
+            let text = created::fields(deployments(), &new, SPEC).unwrap();
+            let fields: Value = serde_json::from_str(&text).unwrap();
+            let compared = compare::compare(deployments(), &json!({}), &new, SPEC).changed;
+            prop_assert_eq!(fields, compared.into_value());
+        }
     }
 
     #[test]
