@@ -59,11 +59,12 @@ pub fn emit(types: &Types) -> Result<Generated, String> {
             };
             writeln!(
                 w,
-                "        Field {{ name: {:?}, ty: {}, required: {}, list: List::{list}, keys: &{keys:?}, patch: Patch::{patch}, merge_key: {merge_key:?}, pb: {} }},",
+                "        Field {{ name: {:?}, ty: {}, required: {}, list: List::{list}, keys: &{keys:?}, patch: Patch::{patch}, merge_key: {merge_key:?}, pb: &{:?}, omit_zero: {} }},",
                 field.name,
                 ty(&field.ty, &ids)?,
                 field.required,
-                field.pb
+                field.pb,
+                table::OMIT_ZERO.contains(&key.as_str()),
             )
             .map_err(bad)?;
             if !field.description.is_empty() {

@@ -44,7 +44,8 @@ pub struct Field {
     pub ty: Ty,
     pub required: bool,
     pub list: List,
-    pub pb: u32,
+    /// Numbers of the messages that JSON inlines it from, then its own; empty if it is not in protobuf.
+    pub pb: Vec<u32>,
     pub description: String,
 }
 
@@ -119,6 +120,7 @@ pub fn read(openapi: &Path, pb: &Path) -> Result<Types, String> {
         }
     }
     let mut folders: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    let mut pb_messages: BTreeMap<String, Messages> = BTreeMap::new();
     while let Some(id) = wanted.pop() {
         if types.contains_key(&id) {
             continue;
@@ -133,9 +135,29 @@ pub fn read(openapi: &Path, pb: &Path) -> Result<Types, String> {
             .get(name)
             .ok_or_else(|| format!("no type {id} in k8s-openapi"))?;
         let mut one = parse(name, text).map_err(|e| format!("{id}: {e}"))?;
-        let numbers = numbers(pb, folder, name)?;
+        if !pb_messages.contains_key(folder) {
+            pb_messages.insert(folder.to_owned(), messages(pb, folder)?);
+        }
+        let siblings: Vec<String> = one.fields.iter().map(|f| plain(&f.name)).collect();
         for field in &mut one.fields {
-            field.pb = numbers.get(&plain(&field.name)).copied().unwrap_or(0);
+            let by_hand = table::NUMBERS
+                .iter()
+                .find(|(key, _)| *key == format!("{name}.{}", field.name))
+                .map(|(_, number)| vec![*number]);
+            let known = numbers(
+                &pb_messages[folder],
+                &plain(name),
+                &plain(&field.name),
+                &siblings,
+            );
+            field.pb = known.or(by_hand).unwrap_or_default();
+            // apiVersion and kind are the envelope's.
+            let in_envelope =
+                one.resource.is_some() && matches!(field.name.as_str(), "apiVersion" | "kind");
+            let of_meta = folder.starts_with("apimachinery/") || in_envelope;
+            if field.pb.is_empty() && !of_meta {
+                return Err(format!("no protobuf number for {id}.{}", field.name));
+            }
             let mut ty = &field.ty;
             while let Ty::List(inner) | Ty::Map(inner) = ty {
                 ty = inner;
@@ -335,7 +357,7 @@ fn parse(name: &str, text: &str) -> Result<Type, String> {
                 ty: Ty::String,
                 required: false,
                 list: List::Atomic,
-                pb: 0,
+                pb: Vec::new(),
                 description: texts.get(field).cloned().unwrap_or_default(),
             });
         }
@@ -357,7 +379,7 @@ fn parse(name: &str, text: &str) -> Result<Type, String> {
             ty,
             required,
             list,
-            pb: 0,
+            pb: Vec::new(),
             description,
         });
     }
@@ -415,37 +437,80 @@ fn resource(text: &str) -> Result<Resource, String> {
     })
 }
 
-/// Protobuf numbers of one message, by plain field name; empty if the crate has no such message.
-fn numbers(pb: &Path, folder: &str, name: &str) -> Result<BTreeMap<String, u32>, String> {
-    let path = pb.join(folder).join("mod.rs");
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        return Ok(BTreeMap::new());
-    };
-    // prost writes acronyms as words: `CSINode` is `CsiNode`.
-    let wanted = name.to_lowercase();
-    let mut out = BTreeMap::new();
-    let (mut inside, mut tag) = (false, None);
+/// A field of a protobuf message: its number, and its message's name if it has one in the same folder.
+#[derive(Debug)]
+struct PbField {
+    number: u32,
+    message: Option<String>,
+}
+
+/// The messages of one folder, by names without what differs between the two crates.
+type Messages = BTreeMap<String, BTreeMap<String, PbField>>;
+
+/// Reads the messages of a folder; of a newer one, if the crate has not got this version yet.
+fn messages(pb: &Path, folder: &str) -> Result<Messages, String> {
+    let mut out = Messages::new();
+    let older = table::SAME_MESSAGES
+        .iter()
+        .find(|(f, _)| *f == folder)
+        .map(|(_, older)| *older);
+    for folder in older.into_iter().chain([folder]) {
+        if let Ok(text) = std::fs::read_to_string(pb.join(folder).join("mod.rs")) {
+            read_messages(&text, &mut out)?;
+        }
+    }
+    Ok(out)
+}
+
+fn read_messages(text: &str, out: &mut Messages) -> Result<(), String> {
+    let (mut inside, mut tag) = (None, None);
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("pub struct ") {
-            inside = rest
-                .split([' ', '{'])
-                .next()
-                .is_some_and(|n| n.to_lowercase() == wanted);
+            // prost writes acronyms as words: `CSINode` is `CsiNode`.
+            inside = rest.split([' ', '{']).next().map(plain);
+            out.extend(inside.clone().map(|name| (name, BTreeMap::new())));
         } else if line == "}" {
-            inside = false;
-        } else if inside {
+            inside = None;
+        } else if let Some(message) = inside.as_ref().and_then(|name| out.get_mut(name)) {
             if let Some((_, rest)) = line.split_once("tag = \"") {
                 let digits = rest.split('"').next().unwrap_or_default();
-                tag = Some(
-                    digits
-                        .parse::<u32>()
-                        .map_err(|e| format!("{name}: tag {digits}: {e}"))?,
-                );
+                let number: u32 = digits.parse().map_err(|e| format!("tag {digits}: {e}"))?;
+                tag = Some(number);
             } else if let (Some(rest), Some(number)) = (line.trim().strip_prefix("pub "), tag) {
-                out.insert(plain(rest.split(':').next().unwrap_or(rest)), number);
+                let (name, ty) = rest.split_once(':').ok_or_else(|| format!("a field without a type: {line}"))?;
+                let inner = ty.trim_start().strip_prefix("::core::option::Option<");
+                let inner = inner.and_then(|t| t.strip_suffix(">,"));
+                let inner = inner.filter(|t| t.chars().all(char::is_alphanumeric));
+                let message_name = inner.map(plain);
+                message.insert(
+                    plain(name),
+                    PbField {
+                        number,
+                        message: message_name,
+                    },
+                );
                 tag = None;
             }
         }
     }
-    Ok(out)
+    Ok(())
+}
+
+/// The numbers that lead to a field: those of the messages it is inlined from in JSON, then its own.
+fn numbers(messages: &Messages, message: &str, field: &str, siblings: &[String]) -> Option<Vec<u32>> {
+    let fields = messages.get(message)?;
+    if let Some(found) = fields.get(field) {
+        return Some(vec![found.number]);
+    }
+    // What JSON does not name is inlined there.
+    let inlined = fields.iter().filter(|(name, _)| !siblings.contains(name));
+    for (_, outer) in inlined {
+        let Some(inner) = outer.message.as_deref() else {
+            continue;
+        };
+        if let Some(rest) = numbers(messages, inner, field, siblings) {
+            return Some([vec![outer.number], rest].concat());
+        }
+    }
+    None
 }

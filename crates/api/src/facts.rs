@@ -124,8 +124,10 @@ pub struct Field {
     pub patch: Patch,
     /// The key that strategic-merge patch merges by; empty for lists of scalars.
     pub merge_key: &'static str,
-    /// The protobuf number; 0 where the field is part of an inlined message.
-    pub pb: u32,
+    /// The protobuf numbers of the messages that JSON inlines it from, then its own; empty if protobuf has it not.
+    pub pb: &'static [u32],
+    /// A plain number or boolean of upstream's types: zero is the same as none.
+    pub omit_zero: bool,
 }
 
 /// A JSON type.
@@ -227,13 +229,27 @@ pub fn subresource_type(sub: &Subresource) -> Option<TypeId> {
     if let Some(kind) = kind_by_name(sub.group, sub.version, sub.kind) {
         return Some(kind.ty);
     }
-    let definition = match sub.kind {
+    type_without_resource(sub.kind)
+}
+
+fn type_without_resource(kind: &str) -> Option<TypeId> {
+    let definition = match kind {
         "Scale" => "io.k8s.api.autoscaling.v1.Scale",
         "Eviction" => "io.k8s.api.policy.v1.Eviction",
         "TokenRequest" => "io.k8s.api.authentication.v1.TokenRequest",
+        "Status" => "io.k8s.apimachinery.pkg.apis.meta.v1.Status",
         _ => return None,
     };
     type_by_definition(definition)
+}
+
+/// The type of any object that bodies or answers carry: `("autoscaling/v1", "Scale")`.
+#[must_use]
+pub fn type_by_name(api_version: &str, kind: &str) -> Option<TypeId> {
+    let (group, version) = split_api_version(api_version);
+    kind_by_name(group, version, kind)
+        .map(|k| k.ty)
+        .or_else(|| type_without_resource(kind))
 }
 
 /// Splits `apps/v1` or `v1` into group and version.
@@ -280,7 +296,7 @@ mod tests {
             containers.patch.merge
                 && containers.merge_key == "name"
                 && containers.required
-                && containers.pb == 2
+                && containers.pb == [2]
         );
         for kind in KINDS {
             assert!(

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use api::Status;
 use api::facts::Kind;
+use api::{Status, protobuf};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
@@ -32,11 +32,40 @@ pub enum Include {
     Object,
 }
 
+/// How an answer's bytes are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
 /// How the answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
     pub form: Form,
-    pub yaml: bool,
+    pub encoding: Encoding,
+}
+
+/// A media type that is given as an answer.
+fn encoding(media_type: &str) -> Option<Encoding> {
+    match media_type {
+        "application/json" | "*/*" | "application/*" => Some(Encoding::Json),
+        "application/yaml" => Some(Encoding::Yaml),
+        protobuf::MEDIA_TYPE => Some(Encoding::Protobuf),
+        _ => None,
+    }
+}
+
+/// How a failure is written for this request: in the first encoding that it names.
+#[must_use]
+pub fn encoding_of_failures(headers: &HeaderMap) -> Encoding {
+    let header = headers.get(http::header::ACCEPT);
+    let header = header.and_then(|v| v.to_str().ok()).unwrap_or("");
+    let mut clauses = header.split(',');
+    clauses
+        .find_map(|clause| encoding(clause.split(';').next().unwrap_or("").trim()))
+        .unwrap_or(Encoding::Json)
 }
 
 /// Reads an `Accept` header.
@@ -51,15 +80,13 @@ pub fn negotiate(headers: &HeaderMap, query: &crate::request::Query) -> Result<A
     if header.trim().is_empty() {
         return Ok(Accepted {
             form: Form::Object,
-            yaml: false,
+            encoding: Encoding::Json,
         });
     }
     for clause in header.split(',') {
         let mut parts = clause.split(';').map(str::trim);
-        let yaml = match parts.next().unwrap_or("") {
-            "application/json" | "*/*" | "application/*" => false,
-            "application/yaml" => true,
-            _ => continue,
+        let Some(encoding) = encoding(parts.next().unwrap_or("")) else {
+            continue;
         };
         let parameter = |name: &str| {
             clause
@@ -69,7 +96,8 @@ pub fn negotiate(headers: &HeaderMap, query: &crate::request::Query) -> Result<A
         };
         let form = match (parameter("as"), parameter("g"), parameter("v")) {
             (None, _, _) => Form::Object,
-            (Some("Table"), Some("meta.k8s.io"), Some("v1")) => {
+            // Upstream's Table has no protobuf form either.
+            (Some("Table"), Some("meta.k8s.io"), Some("v1")) if encoding != Encoding::Protobuf => {
                 let include = match query.get("includeObject") {
                     "None" => Include::None,
                     "Object" => Include::Object,
@@ -84,11 +112,12 @@ pub fn negotiate(headers: &HeaderMap, query: &crate::request::Query) -> Result<A
             ) => Form::Metadata,
             _ => continue,
         };
-        return Ok(Accepted { form, yaml });
+        return Ok(Accepted { form, encoding });
     }
     Err(Status::not_acceptable(&[
         "application/json",
         "application/yaml",
+        protobuf::MEDIA_TYPE,
     ]))
 }
 
@@ -127,9 +156,19 @@ pub fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
 
 /// A failure.
 #[must_use]
-pub fn failure(status: &Status) -> Response<Body> {
+pub fn failure(status: &Status, encoding: Encoding) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(code, status.to_json());
+    let written = match encoding {
+        Encoding::Json => None,
+        Encoding::Yaml | Encoding::Protobuf => {
+            let accepted = Accepted {
+                form: Form::Object,
+                encoding,
+            };
+            other(code, accepted, &status.to_value()).ok()
+        }
+    };
+    let mut response = written.unwrap_or_else(|| json(code, status.to_json()));
     if let Some(details) = &status.details
         && details.retry_after_seconds > 0
     {
@@ -141,19 +180,27 @@ pub fn failure(status: &Status) -> Response<Body> {
     response
 }
 
-/// A stream of lines (a watch).
+/// A stream of a watch's events.
 #[must_use]
-pub fn stream(body: Body) -> Response<Body> {
-    respond(StatusCode::OK, "application/json", body)
+pub fn stream(encoding: Encoding, body: Body) -> Response<Body> {
+    let content_type = match encoding {
+        Encoding::Protobuf => protobuf::STREAM_MEDIA_TYPE,
+        _ => "application/json",
+    };
+    respond(StatusCode::OK, content_type, body)
 }
 
-fn finish(code: StatusCode, accepted: Accepted, bytes: Bytes) -> Result<Response<Body>, Status> {
-    if !accepted.yaml {
+fn finish(code: StatusCode, encoding: Encoding, bytes: Bytes) -> Result<Response<Body>, Status> {
+    if encoding != Encoding::Yaml {
         return Ok(json(code, bytes));
     }
     let value: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
     let yaml = serde_saphyr::to_string(&value).map_err(Status::internal)?;
     Ok(respond(code, "application/yaml", body::full(yaml)))
+}
+
+fn in_protobuf(code: StatusCode, bytes: Vec<u8>) -> Response<Body> {
+    respond(code, protobuf::MEDIA_TYPE, body::full(bytes))
 }
 
 /// One object, given as its JSON, in the form that was asked for.
@@ -167,11 +214,48 @@ pub fn object(
     accepted: Accepted,
     wire: &Bytes,
 ) -> Result<Response<Body>, Status> {
-    let bytes = match accepted.form {
-        Form::Object => wire.clone(),
-        form => render_one(core, kind, form, wire),
+    match (accepted.encoding, accepted.form) {
+        (Encoding::Protobuf, form) => Ok(in_protobuf(code, protobuf_of(kind, form, wire)?)),
+        (encoding, Form::Object) => finish(code, encoding, wire.clone()),
+        (encoding, form) => finish(code, encoding, render_one(core, kind, form, wire)),
+    }
+}
+
+/// One object as protobuf, in the form that was asked for.
+///
+/// # Errors
+/// 500 when a stored object does not fit its kind.
+pub fn protobuf_of(kind: &'static Kind, form: Form, wire: &[u8]) -> Result<Vec<u8>, Status> {
+    let done = match form {
+        Form::Object => protobuf::object(&kind.api_version(), kind.kind, Some(kind.ty), wire),
+        Form::Metadata | Form::Table { .. } => {
+            protobuf::object("meta.k8s.io/v1", "PartialObjectMetadata", None, wire)
+        }
     };
-    finish(code, accepted, bytes)
+    done.map_err(Status::internal)
+}
+
+/// An object that is not of the resource's own kind: a Scale, a TokenRequest, a Status.
+///
+/// # Errors
+/// 500 when it cannot be written.
+pub fn other(
+    code: StatusCode,
+    accepted: Accepted,
+    value: &Value,
+) -> Result<Response<Body>, Status> {
+    if accepted.encoding != Encoding::Protobuf {
+        return finish(code, accepted.encoding, value.to_string().into());
+    }
+    let (api_version, name) = (&value["apiVersion"], &value["kind"]);
+    let (api_version, name) = (
+        api_version.as_str().unwrap_or_default(),
+        name.as_str().unwrap_or_default(),
+    );
+    let ty = api::facts::type_by_name(api_version, name)
+        .ok_or_else(|| Status::internal(format!("{name} has no protobuf form")))?;
+    let done = protobuf::object(api_version, name, Some(ty), value.to_string().as_bytes());
+    Ok(in_protobuf(code, done.map_err(Status::internal)?))
 }
 
 /// One object as a Table or as metadata.
@@ -257,8 +341,11 @@ pub fn list(
             .map(|e| crate::registry::codec::decode(e))
             .collect()
     };
+    if accepted.encoding == Encoding::Protobuf {
+        return list_in_protobuf(kind, accepted.form, &metadata, &page.entries);
+    }
     let rendered = match accepted.form {
-        Form::Object if !accepted.yaml => {
+        Form::Object if accepted.encoding == Encoding::Json => {
             let head = format!(
                 "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
                 kind.list_kind,
@@ -279,7 +366,30 @@ pub fn list(
         }
         Form::Table { include } => table(core, kind, metadata, &decoded()?, include),
     };
-    finish(StatusCode::OK, accepted, rendered.to_string().into())
+    finish(
+        StatusCode::OK,
+        accepted.encoding,
+        rendered.to_string().into(),
+    )
+}
+
+fn list_in_protobuf(
+    kind: &'static Kind,
+    form: Form,
+    metadata: &Value,
+    entries: &[Arc<Entry>],
+) -> Result<Response<Body>, Status> {
+    let (api_version, list_kind, ty) = match form {
+        Form::Object => (kind.api_version(), kind.list_kind, Some(kind.ty)),
+        Form::Metadata | Form::Table { .. } => (
+            "meta.k8s.io/v1".to_owned(),
+            "PartialObjectMetadataList",
+            None,
+        ),
+    };
+    let items = entries.iter().map(|e| &*e.wire);
+    let done = protobuf::list(&api_version, list_kind, ty, metadata, items);
+    Ok(in_protobuf(StatusCode::OK, done.map_err(Status::internal)?))
 }
 
 /// Small objects are gathered into chunks of about this size; larger ones pass without a copy.

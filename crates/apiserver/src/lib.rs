@@ -232,6 +232,7 @@ impl Handler for ApiServer {
                 ""
             },
         );
+        let failures = answer::encoding_of_failures(request.headers());
         let answered = if info.is_read_only() {
             guarded(core.clone(), info, request).await
         } else {
@@ -239,7 +240,7 @@ impl Handler for ApiServer {
             let core = core.clone();
             let task = tokio::spawn(async move { guarded(core, info, request).await });
             task.await
-                .unwrap_or_else(|e| answer::failure(&Status::internal(e)))
+                .unwrap_or_else(|e| answer::failure(&Status::internal(e), failures))
         };
         let code = answered.status().as_u16();
         let about =
@@ -265,6 +266,7 @@ fn known(info: &RequestInfo) -> bool {
 /// Answers a request; a panic is a 500 and a log line, not a lost connection.
 async fn guarded(core: Arc<Core>, info: RequestInfo, request: Request<Body>) -> Response<Body> {
     let (verb, path) = (info.verb, info.path.clone());
+    let failures = answer::encoding_of_failures(request.headers());
     let work = AssertUnwindSafe(answer_request(core.clone(), info, request)).catch_unwind();
     match work.await {
         Ok(response) => response,
@@ -275,9 +277,8 @@ async fn guarded(core: Arc<Core>, info: RequestInfo, request: Request<Body>) -> 
                 .metrics
                 .counter("skiff_apiserver_panics_total", about, "")
                 .inc();
-            answer::failure(&Status::internal(
-                "this request caused apiserver to panic. Look in the logs for details",
-            ))
+            let why = "this request caused apiserver to panic. Look in the logs for details";
+            answer::failure(&Status::internal(why), failures)
         }
     }
 }
@@ -292,6 +293,7 @@ async fn answer_request(
             info.subresource.as_str(),
             "exec" | "attach" | "portforward" | "log" | "proxy"
         );
+    let failures = answer::encoding_of_failures(request.headers());
     let work = permitted(core, info, request);
     let answered = if streams {
         work.await
@@ -304,7 +306,7 @@ async fn answer_request(
             )),
         }
     };
-    answered.unwrap_or_else(|status| answer::failure(&status))
+    answered.unwrap_or_else(|status| answer::failure(&status, failures))
 }
 
 /// Authenticates, authorizes and answers.

@@ -90,11 +90,11 @@ async fn start_watch(
     info: &RequestInfo,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let Accepted { form, .. } = answer::negotiate(request.headers(), &info.query)?;
-    let wanted = watch::Request::of(core, kind, namespace, &info.name, &info.query, form)?;
+    let accepted = answer::negotiate(request.headers(), &info.query)?;
+    let wanted = watch::Request::of(core, kind, namespace, &info.name, &info.query, accepted)?;
     let mut lines = watch::start(core.clone(), wanted).await?;
     if upgrade::requested(request.headers()).as_deref() == Some("websocket") {
-        return crate::websocket::serve_lines(&mut request, lines);
+        return crate::websocket::serve_events(&mut request, accepted.encoding, lines);
     }
     let (sender, stream) = body::channel(16);
     tokio::spawn(async move {
@@ -104,7 +104,7 @@ async fn start_watch(
             }
         }
     });
-    Ok(answer::stream(stream))
+    Ok(answer::stream(accepted.encoding, stream))
 }
 
 fn written(
@@ -279,7 +279,7 @@ async fn delete(
         }
         Deleted::Gone(entry) => {
             let object = codec::decode(&entry)?;
-            Ok(answer::value(&success(kind, &object)))
+            answer::other(StatusCode::OK, accepted, &success(kind, &object))
         }
     }
 }
@@ -362,10 +362,7 @@ async fn review(
     if kind.kind == "Binding" {
         let name = object::name(&value).to_owned();
         subresource::pod::bind(core, context, &info.namespace, &name, &value, &options).await?;
-        return Ok(answer::json(
-            StatusCode::CREATED,
-            Status::success(None).to_string(),
-        ));
+        return answer::other(StatusCode::CREATED, accepted, &Status::success(None));
     }
     match reviews::answer(core, context, kind, &info.namespace, value).await {
         Some(answered) => answer::object(
@@ -432,6 +429,7 @@ async fn action(
     info: &RequestInfo,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
+    let accepted = answer::negotiate(request.headers(), &info.query)?;
     let options = WriteOptions::of(&info.query, "CreateOptions")?;
     let content = codec::content_type(request.headers())?;
     let bytes = read_body(request.into_body()).await?;
@@ -464,7 +462,7 @@ async fn action(
             ));
         }
     };
-    Ok(answer::json(StatusCode::CREATED, done.to_string()))
+    answer::other(StatusCode::CREATED, accepted, &done)
 }
 
 async fn scale(
@@ -474,10 +472,11 @@ async fn scale(
     info: &RequestInfo,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
+    let accepted = answer::negotiate(request.headers(), &info.query)?;
     let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
     if info.verb == "get" {
         let object = core.get_value(kind, namespace, name).await?;
-        return Ok(answer::value(&strategy::scale_of(kind, &object)));
+        return answer::other(StatusCode::OK, accepted, &strategy::scale_of(kind, &object));
     }
     let operation = if info.verb == "patch" {
         "PatchOptions"
@@ -523,5 +522,5 @@ async fn scale(
         subresource::scale::update(core, context, kind, namespace, name, &mut change, &options)
             .await?
     };
-    Ok(answer::value(&scaled))
+    answer::other(StatusCode::OK, accepted, &scaled)
 }

@@ -1,4 +1,4 @@
-//! A watch over WebSocket: each change is one text message.
+//! A watch over WebSocket: each change is one message, text or, for protobuf, binary.
 
 use api::Status;
 use bytes::Bytes;
@@ -11,13 +11,16 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-/// Accepts the upgrade and sends `lines` until they end or the client goes.
+use crate::answer::Encoding;
+
+/// Accepts the upgrade and sends `events` until they end or the client goes.
 ///
 /// # Errors
 /// 400 without a key.
-pub fn serve_lines(
+pub fn serve_events(
     request: &mut Request<Body>,
-    mut lines: mpsc::Receiver<Bytes>,
+    encoding: Encoding,
+    mut events: mpsc::Receiver<Bytes>,
 ) -> Result<Response<Body>, Status> {
     let key = request.headers().get(http::header::SEC_WEBSOCKET_KEY);
     let key = key.ok_or_else(|| Status::bad_request("missing Sec-WebSocket-Key"))?;
@@ -30,15 +33,23 @@ pub fn serve_lines(
         )
         .body(())
         .map_err(Status::internal)?;
-    Ok(upgrade::accept(request, head, |connection| async move {
-        let mut socket = WebSocketStream::from_raw_socket(connection, Role::Server, None).await;
-        while let Some(line) = lines.recv().await {
-            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            if socket.send(Message::text(text)).await.is_err() {
-                return;
+    Ok(upgrade::accept(
+        request,
+        head,
+        move |connection| async move {
+            let mut socket = WebSocketStream::from_raw_socket(connection, Role::Server, None).await;
+            while let Some(event) = events.recv().await {
+                let message = match encoding {
+                    // A message has its length already.
+                    Encoding::Protobuf => Message::binary(event.slice(4..)),
+                    _ => Message::text(String::from_utf8_lossy(&event).trim_end().to_owned()),
+                };
+                if socket.send(message).await.is_err() {
+                    return;
+                }
             }
-        }
-        // The client sees a clean end; if it is gone already, nothing is lost.
-        drop(socket.close(None).await);
-    }))
+            // The client sees a clean end; if it is gone already, nothing is lost.
+            drop(socket.close(None).await);
+        },
+    ))
 }

@@ -6,6 +6,7 @@
 pub mod error;
 pub mod events;
 pub mod informer;
+pub mod kubeconfig;
 pub mod meta;
 pub mod request;
 pub mod resource;

@@ -123,6 +123,8 @@ pub fn objects(dns_ip: Ipv4Addr) -> Vec<Value> {
                 "k8s-app": "kube-dns",
                 "kubernetes.io/cluster-service": "true",
                 "kubernetes.io/name": "CoreDNS",
+                // Proxies leave its address alone.
+                "service.kubernetes.io/service-proxy-name": "skiff-dns",
             },
         },
         "spec": {

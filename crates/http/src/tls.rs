@@ -3,8 +3,9 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::RootCertStore;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 
@@ -113,10 +114,39 @@ pub fn client_config(
     identity: Option<(&str, &str)>,
     http1_only: bool,
 ) -> Result<Arc<rustls::ClientConfig>, Error> {
-    let builder = rustls::ClientConfig::builder_with_provider(provider())
+    let verified = client_builder()?.with_root_certificates(roots(ca)?);
+    finish(verified, identity, http1_only)
+}
+
+/// A client's TLS that shows `identity` and takes whatever certificate the server has: for kubelets, whose serving
+/// certificates are self-signed unless somebody arranged otherwise (upstream's API server does the same).
+///
+/// # Errors
+/// When the certificates cannot be used.
+pub fn unverified_client_config(
+    identity: (&str, &str),
+    http1_only: bool,
+) -> Result<Arc<rustls::ClientConfig>, Error> {
+    let verifier = Arc::new(AnyServer(provider()));
+    let unverified = client_builder()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    finish(unverified, Some(identity), http1_only)
+}
+
+type Builder<State> = rustls::ConfigBuilder<rustls::ClientConfig, State>;
+
+fn client_builder() -> Result<Builder<rustls::WantsVerifier>, Error> {
+    rustls::ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(tls)?
-        .with_root_certificates(roots(ca)?);
+        .map_err(tls)
+}
+
+fn finish(
+    builder: Builder<rustls::client::WantsClientCert>,
+    identity: Option<(&str, &str)>,
+    http1_only: bool,
+) -> Result<Arc<rustls::ClientConfig>, Error> {
     let mut config = match identity {
         Some((cert, key)) => builder
             .with_client_auth_cert(certificates(cert)?, private_key(key)?)
@@ -129,4 +159,45 @@ pub fn client_config(
         vec![b"h2".to_vec(), b"http/1.1".to_vec()]
     };
     Ok(Arc::new(config))
+}
+
+/// Believes every certificate, but checks that the server has its key.
+#[derive(Debug)]
+struct AnyServer(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }

@@ -47,6 +47,10 @@ pub struct Options {
     pub runtime: Arc<dyn runtime::Runtime>,
     pub node_name: String,
     pub node_ip: Ipv4Addr,
+    /// Labels that the Node gets beside upstream's own.
+    pub labels: BTreeMap<String, String>,
+    /// Taints (`v1.Taint`) with which the Node is created.
+    pub taints: Vec<serde_json::Value>,
     /// The port that the Node tells the API server; usually that of `listen`.
     pub port: u16,
     pub listen: SocketAddr,
@@ -175,13 +179,17 @@ pub async fn start(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Tries until the API server takes the Node; gives up when it says no.
+/// Tries until the API server takes the Node, for as long as it cannot be reached; gives up when it keeps saying no.
 async fn register(node: &Node) -> Result<(), Error> {
     let mut wait = Duration::from_millis(20);
-    let begin = tokio::time::Instant::now();
+    let mut begin = tokio::time::Instant::now();
     loop {
         match node.register().await {
             Ok(()) => return Ok(()),
+            Err(error @ client::Error::Transport(_)) => {
+                begin = tokio::time::Instant::now();
+                tracing::warn!(%error, "the node is not registered yet");
+            }
             Err(error) if begin.elapsed() > Duration::from_secs(60) => {
                 return Err(Error::Register(node.options.node_name.clone(), error));
             }

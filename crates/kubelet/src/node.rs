@@ -147,13 +147,17 @@ impl Node {
     }
 
     fn labels(&self) -> Value {
-        json!({
+        let mut labels = json!({
             "kubernetes.io/hostname": self.options.node_name,
             "kubernetes.io/os": "linux",
             "kubernetes.io/arch": self.machine.arch,
             "beta.kubernetes.io/os": "linux",
             "beta.kubernetes.io/arch": self.machine.arch,
-        })
+        });
+        for (key, value) in &self.options.labels {
+            labels[key] = value.as_str().into();
+        }
+        labels
     }
 
     /// Creates the Node if it is missing, and gives it our labels.
@@ -165,7 +169,7 @@ impl Node {
         let object = json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {"name": name, "labels": self.labels()},
-            "spec": {},
+            "spec": {"taints": self.options.taints},
         });
         let client = &self.options.client;
         match client.create::<Value>(&kinds::NODES, "", &object).await {

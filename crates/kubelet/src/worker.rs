@@ -467,7 +467,10 @@ impl Worker {
             }
             Action::Remove { id } => {
                 self.tasks.spawn(async move {
-                    if let Err(error) = node.options.runtime.remove_container(&id).await {
+                    // One that is gone was removed by the plan before this one.
+                    if let Err(error) = node.options.runtime.remove_container(&id).await
+                        && !error.is_not_found()
+                    {
                         tracing::warn!(%error, container = %id, "cannot remove a dead container");
                     }
                     Done::Nothing

@@ -19,13 +19,21 @@ pub mod pod;
 pub mod routes;
 pub mod sysctl;
 
-pub use cleanup::cleanup;
+pub use cleanup::{Leftovers, cleanup};
 
 use std::io;
 use std::net::Ipv4Addr;
 
 /// An IPv4 range: its first address and the length of its prefix.
 pub type Cidr = (Ipv4Addr, u8);
+
+/// Reads `10.42.1.0/24`.
+#[must_use]
+pub fn parse_cidr(text: &str) -> Option<Cidr> {
+    let (base, prefix) = text.split_once('/')?;
+    let prefix = prefix.parse().ok().filter(|p| *p <= 32)?;
+    Some((base.parse().ok()?, prefix))
+}
 
 /// Whether `range` holds `address`.
 #[must_use]

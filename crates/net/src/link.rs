@@ -226,22 +226,22 @@ pub fn list(socket: &Socket) -> Result<Vec<Link>> {
     Ok(links)
 }
 
-/// All IPv4 addresses of the namespace, with the index of their link.
+/// All IPv4 addresses of the calling thread's namespace, each with the prefix of its link.
 ///
 /// # Errors
 /// As the kernel says.
-pub fn addresses(socket: &Socket) -> Result<Vec<(u32, Ipv4Addr)>> {
+pub fn subnets() -> Result<Vec<Cidr>> {
     let mut messages = Messages::new();
     let fixed = [libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0];
     messages.message("list addresses", libc::RTM_GETADDR, DUMP, &fixed, |_| {});
     let mut found = Vec::new();
-    socket.query(&messages, |_, body| {
+    Socket::route()?.query(&messages, |_, body| {
         let local = body
             .get(8..)
             .and_then(|a| attribute(a, libc::IFA_LOCAL))
             .and_then(|a| <[u8; 4]>::try_from(a).ok());
-        if let (Some(index), Some(local)) = (u32_at(body, 4), local) {
-            found.push((index, local.into()));
+        if let (Some(&prefix), Some(local)) = (body.get(1), local) {
+            found.push((local.into(), prefix));
         }
     })?;
     Ok(found)

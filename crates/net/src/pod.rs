@@ -28,10 +28,12 @@ use crate::netlink::{Messages, Socket};
 use crate::nft::{self, Batch, Expr, Rule};
 use crate::{Cidr, Error, Result, namespace, sysctl};
 
-/// What the host's ends of Pods' links start with.
+/// What the host's ends of all clusters' Pods' links start with.
 pub const LINK_PREFIX: &str = "sk";
-/// The nf_tables table (family `ip`) that lets Pods reach the outside with the node's address.
-pub const TABLE: &str = "skiff-pods";
+/// The most hexadecimal digits of a sandbox's hash in its link's name.
+const HASH_DIGITS: usize = 12;
+/// The longest name that the kernel gives a link.
+const LONGEST_NAME: usize = 15;
 
 /// The gateway that every Pod sees. Nobody has it: its hardware address is all that counts.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -48,12 +50,18 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// The range of all Pods of the cluster: what leaves it carries the node's address. `None`: no masquerading.
     pub cluster_cidr: Option<Cidr>,
+    /// The nf_tables table (family `ip`) that lets Pods reach the outside with the node's address.
+    pub table: String,
+    /// What the host's ends of this cluster's Pods' links start with: [`LINK_PREFIX`], and what tells it from other
+    /// clusters on the machine.
+    pub link_prefix: String,
     pub world: World,
 }
 
 /// The network of the Pods on this node, in the network namespace in which it was opened.
 pub struct PodNetwork {
     state_dir: PathBuf,
+    link_prefix: Arc<str>,
     range: watch::Sender<Option<Cidr>>,
     addresses: Mutex<Addresses>,
     trailing: mpsc::Sender<String>,
@@ -121,22 +129,24 @@ impl PodNetwork {
 
         sysctl::set("ipv4/ip_forward", "1")?;
         if let Some(cidr) = options.cluster_cidr {
-            masquerade(cidr)?;
+            masquerade(&options.table, cidr)?;
         }
         let network = Arc::new(Self {
             state_dir: dir,
+            link_prefix: Arc::from(options.link_prefix),
             range: watch::Sender::new(None),
             addresses: Mutex::new(addresses),
             trailing,
         });
         let weak = Arc::downgrade(&network);
+        let prefix = network.link_prefix.clone();
         std::thread::Builder::new()
             .name("pod-links".to_owned())
             .stack_size(256 << 10)
             .spawn(move || {
                 // Ends when the network is dropped: its sender goes with it.
                 while let Ok(id) = to_delete.recv() {
-                    if let Err(error) = delete_link(&id) {
+                    if let Err(error) = delete_link(&link_name(&prefix, &id)) {
                         tracing::warn!(sandbox = id, %error, "the Pod's link stays for now");
                         continue;
                     }
@@ -175,7 +185,7 @@ impl PodNetwork {
         );
         namespace::on_own_thread("pod-network", move || {
             let address = network.take(&id, range)?;
-            connect(&id, &netns, address)?;
+            connect(&network.link_name(&id), &netns, address)?;
             Ok(IpAddr::V4(address))
         })
         .await
@@ -203,12 +213,18 @@ impl PodNetwork {
             // The thread is gone (it panicked): do its work here.
             let (network, id) = (Arc::clone(self), sandbox_id.to_owned());
             return namespace::on_own_thread("pod-network", move || {
-                delete_link(&id)?;
+                delete_link(&network.link_name(&id))?;
                 network.forget(&id)
             })
             .await;
         }
         Ok(())
+    }
+
+    /// The name of the host's end of a sandbox's link.
+    #[must_use]
+    pub fn link_name(&self, sandbox_id: &str) -> String {
+        link_name(&self.link_prefix, sandbox_id)
     }
 
     /// The addresses in use, by sandbox.
@@ -312,26 +328,30 @@ fn write_address(dir: &Path, path: &Path, address: Ipv4Addr) -> Result<()> {
     fs::rename(&beside, path).map_err(Error::os(format!("write {}", path.display())))
 }
 
-/// The name of the host's end of a sandbox's link: short enough for the kernel (15 bytes), the same after a restart.
-#[must_use]
-pub fn link_name(sandbox_id: &str) -> String {
+/// How many digits follow a prefix.
+pub(crate) fn hash_digits(prefix: &str) -> usize {
+    HASH_DIGITS.min(LONGEST_NAME.saturating_sub(prefix.len()))
+}
+
+/// Short enough for the kernel, the same after a restart.
+fn link_name(prefix: &str, sandbox_id: &str) -> String {
     // FNV-1a, folded to 48 bits.
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in sandbox_id.bytes() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
-    let hash = (hash ^ (hash >> 48)) & 0xffff_ffff_ffff;
-    format!("{LINK_PREFIX}{hash:012x}")
+    let hash = format!("{:012x}", (hash ^ (hash >> 48)) & 0xffff_ffff_ffff);
+    format!("{prefix}{}", &hash[..hash_digits(prefix)])
 }
 
 /// Makes the veth pair and everything on both of its ends. The calling thread ends up in the Pod's namespace.
-fn connect(id: &str, netns: &Path, address: Ipv4Addr) -> Result<()> {
-    let (name, target) = (link_name(id), namespace::open(netns)?);
+fn connect(name: &str, netns: &Path, address: Ipv4Addr) -> Result<()> {
+    let target = namespace::open(netns)?;
     let socket = Socket::route()?;
     let [a, b, c, d] = address.octets();
     let hardware = [0x0a, 0x58, a, b, c, d];
     let pair = VethPair {
-        name: &name,
+        name,
         hardware: GATEWAY_HARDWARE,
         peer_name: "eth0",
         peer_hardware: hardware,
@@ -340,15 +360,15 @@ fn connect(id: &str, netns: &Path, address: Ipv4Addr) -> Result<()> {
     };
     let mut make = Messages::new();
     link::add_veth(&mut make, &pair);
-    match socket.run_all(&make, &name) {
+    match socket.run_all(&make, name) {
         Err(error) if error.errno() == Some(libc::EEXIST) => {
             // From an attempt that failed half-way.
-            delete_link(id)?;
-            socket.run_all(&make, &name)?;
+            delete_link(name)?;
+            socket.run_all(&make, name)?;
         }
         result => result?,
     }
-    let Some(host) = link::find(&socket, &name)? else {
+    let Some(host) = link::find(&socket, name)? else {
         return Err(Error::os(format!("find the new link {name}"))(
             std::io::ErrorKind::NotFound.into(),
         ));
@@ -395,11 +415,10 @@ const fn direct(to: Cidr, link: u32) -> Route {
 }
 
 /// Deletes the link of a sandbox and with it its route; blocks some 35 ms.
-fn delete_link(id: &str) -> Result<()> {
-    let name = link_name(id);
+fn delete_link(name: &str) -> Result<()> {
     let mut messages = Messages::new();
-    link::delete(&mut messages, &name);
-    match Socket::route()?.run_all(&messages, &name) {
+    link::delete(&mut messages, name);
+    match Socket::route()?.run_all(&messages, name) {
         // Its other end's namespace has ended and taken it along.
         Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
         result => result,
@@ -407,11 +426,11 @@ fn delete_link(id: &str) -> Result<()> {
 }
 
 /// What Pods send to the outside of the cluster leaves with the node's address.
-fn masquerade(cluster: Cidr) -> Result<()> {
+fn masquerade(table: &str, cluster: Cidr) -> Result<()> {
     let mut batch = Batch::new();
-    batch.replace_table(TABLE);
+    batch.replace_table(table);
     batch.add_chain(
-        TABLE,
+        table,
         &nft::BaseChain::nat("postrouting", nft::Hook::Postrouting),
     );
     let rule = Rule::new()
@@ -419,6 +438,6 @@ fn masquerade(cluster: Cidr) -> Result<()> {
         .with(Expr::destination_not_in(cluster))
         .with(Expr::destination_not_in((Ipv4Addr::new(224, 0, 0, 0), 4)))
         .push(Expr::Masquerade);
-    batch.add_rule(TABLE, "postrouting", &rule);
+    batch.add_rule(table, "postrouting", &rule);
     batch.commit()
 }

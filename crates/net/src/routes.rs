@@ -6,25 +6,28 @@ use crate::link::{self, Route};
 use crate::netlink::{Messages, Socket};
 use crate::{Cidr, Result};
 
-/// Makes the routes through gateways equal to `wanted` (range, node's address); routes to our own Pods stay. Blocks
-/// for less than a millisecond.
+/// Makes our routes through gateways within `cluster` equal to `wanted` (range, node's address), and returns how many
+/// were changed; routes to our own Pods stay, and those of other clusters. A range that gets another gateway is never
+/// without one. Blocks for less than a millisecond.
 ///
 /// # Errors
 /// The first that the kernel refuses, usually since `via` is on no link of this node; the others are done nevertheless.
-pub fn sync(wanted: &[(Cidr, Ipv4Addr)]) -> Result<()> {
+pub fn sync(cluster: Cidr, wanted: &[(Cidr, Ipv4Addr)]) -> Result<usize> {
     let socket = Socket::route()?;
     let mut messages = Messages::new();
     let present = link::our_routes(&socket)?;
-    for route in present.iter().filter(|r| r.via.is_some()) {
-        if !wanted
-            .iter()
-            .any(|(to, via)| *to == route.to && Some(*via) == route.via)
-        {
+    let is_there =
+        |to: Cidr, via: Ipv4Addr| present.iter().any(|r| r.to == to && r.via == Some(via));
+    for route in present
+        .iter()
+        .filter(|r| r.via.is_some() && crate::contains(cluster, r.to.0))
+    {
+        if !wanted.iter().any(|(to, _)| *to == route.to) {
             link::delete_route(&mut messages, route);
         }
     }
     for &(to, via) in wanted {
-        if !present.iter().any(|r| r.to == to && r.via == Some(via)) {
+        if !is_there(to, via) {
             link::replace_route(
                 &mut messages,
                 &Route {
@@ -38,7 +41,8 @@ pub fn sync(wanted: &[(Cidr, Ipv4Addr)]) -> Result<()> {
         }
     }
     if messages.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
-    socket.run_all(&messages, "to another node's Pods")
+    socket.run_all(&messages, "to another node's Pods")?;
+    Ok(messages.len())
 }

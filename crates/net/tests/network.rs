@@ -13,6 +13,7 @@ use net::pod::{self, PodNetwork};
 use world::World;
 
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const NODE_BESIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 
 /// Runs `test` on a thread in a new namespace that looks like a machine, with a runtime.
 fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -36,6 +37,8 @@ fn open(dir: &std::path::Path) -> Arc<PodNetwork> {
     let network = PodNetwork::open(pod::Options {
         state_dir: dir.to_owned(),
         cluster_cidr: Some((Ipv4Addr::new(10, 42, 0, 0), 16)),
+        table: "skiff-pods".to_owned(),
+        link_prefix: pod::LINK_PREFIX.to_owned(),
         world: World::real(),
     })
     .unwrap();
@@ -125,7 +128,7 @@ fn addresses_survive_a_restart_and_rest_before_they_come_again() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!(network.in_use().is_empty());
-        assert!(!shell("ip link").contains(&pod::link_name("one")));
+        assert!(!shell("ip link").contains(&network.link_name("one")));
         let other = Fresh::new().unwrap();
         assert_ne!(network.add("two", other.path()).await.unwrap(), first);
     });
@@ -138,6 +141,8 @@ fn without_a_range_or_a_free_address_the_error_says_so() {
         let network = PodNetwork::open(pod::Options {
             state_dir: state.path().to_owned(),
             cluster_cidr: None,
+            table: "skiff-pods".to_owned(),
+            link_prefix: pod::LINK_PREFIX.to_owned(),
             world: World::real(),
         })
         .unwrap();
@@ -232,7 +237,12 @@ fn nft_shows_what_we_made() {
         );
         assert!(shown.contains("dnat ip to ip daddr . ip protocol . th dport . numgen random mod 1 map @endpoints_1"), "{shown}");
         println!("{shown}");
-        net::cleanup(&["t", "absent"], &[pod::LINK_PREFIX]).unwrap();
+        let left = net::Leftovers {
+            tables: &["t", "absent"],
+            link_prefix: pod::LINK_PREFIX,
+            routes: None,
+        };
+        net::cleanup(&left).unwrap();
         assert_eq!(shell("nft list ruleset"), "");
     });
 }
@@ -259,19 +269,33 @@ fn many_elements_go_into_one_transaction() {
 #[test]
 fn routes_to_other_nodes_follow_the_wish() {
     on_a_node(|| async {
-        let other = (
-            (Ipv4Addr::new(10, 42, 7, 0), 24),
-            Ipv4Addr::new(192, 0, 2, 7),
+        let cluster = (Ipv4Addr::new(10, 42, 0, 0), 16);
+        let other = |last| {
+            let via = Ipv4Addr::new(192, 0, 2, last);
+            ((Ipv4Addr::new(10, 42, 7, 0), 24), via)
+        };
+        let sync = |wanted: &[_]| net::routes::sync(cluster, wanted).unwrap();
+        // Another cluster's.
+        let theirs = (Ipv4Addr::new(10, 52, 0, 0), 16);
+        let their_route = ((Ipv4Addr::new(10, 52, 1, 0), 24), NODE_BESIDE);
+        net::routes::sync(theirs, &[their_route]).unwrap();
+        assert_eq!(sync(&[other(7)]), 1);
+        assert_eq!(sync(&[other(7)]), 0);
+        assert!(shell("ip route").contains("10.42.7.0/24 via 192.0.2.7 dev uplink proto 83"));
+        assert_eq!(sync(&[other(8)]), 1);
+        assert_eq!(
+            shell("ip route show 10.42.7.0/24 | cut -d' ' -f1-3"),
+            "10.42.7.0/24 via 192.0.2.8\n"
         );
-        net::routes::sync(&[other]).unwrap();
-        net::routes::sync(&[other]).unwrap();
-        assert!(shell("ip route").contains("10.42.7.0/24 via 192.0.2.7 dev uplink"));
-        net::routes::sync(&[]).unwrap();
+        assert_eq!(sync(&[]), 1);
         assert!(!shell("ip route").contains("10.42.7.0"));
-        let unreachable = (
+        assert!(shell("ip route").contains("10.52.1.0"));
+        // Without the default route, whose link would be asked for everything, this is nowhere.
+        let far = (
             (Ipv4Addr::new(10, 42, 8, 0), 24),
             Ipv4Addr::new(203, 0, 113, 7),
         );
-        println!("{:?}", net::routes::sync(&[unreachable]));
+        shell("ip route del default");
+        assert!(net::routes::sync(cluster, &[far]).is_err());
     });
 }

@@ -175,6 +175,44 @@ impl Pki {
     }
 }
 
+/// A server's leaf for a machine without the cluster's authority, kept as `name`.crt and `name`.key in `dir`: signed by a
+/// throw-away authority, whose certificate follows the leaf's, as upstream's kubelet does it. Made anew when it is near
+/// its end or lacks a name.
+///
+/// # Errors
+/// When it cannot be issued or written.
+pub fn self_signed(
+    dir: &Path,
+    name: &str,
+    request: &LeafRequest,
+    now: Timestamp,
+) -> Result<Leaf, Error> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    fs::create_dir_all(dir).map_err(|cause| Error::File {
+        path: dir.display().to_string(),
+        cause,
+    })?;
+    let (cert, key) = (
+        dir.join(format!("{name}.crt")),
+        dir.join(format!("{name}.key")),
+    );
+    if let (Some(cert_pem), Some(key_pem)) = (read(&cert)?, read(&key)?)
+        && let Some(second) = cert_pem.rfind(BEGIN).filter(|at| *at > 0)
+        && !needs_renewal(&cert_pem, request, &cert_pem[second..], now)
+    {
+        return Ok(Leaf { cert_pem, key_pem });
+    }
+    let authority = Authority::generate(&format!("{}-ca", request.common_name), now)?;
+    let leaf = authority.issue(request, now)?;
+    let leaf = Leaf {
+        cert_pem: format!("{}{}", leaf.cert_pem, authority.cert_pem),
+        ..leaf
+    };
+    write_private(&key, &leaf.key_pem)?;
+    write_private(&cert, &leaf.cert_pem)?;
+    Ok(leaf)
+}
+
 fn encryption_key(dir: &Path) -> Result<[u8; 32], Error> {
     let path = dir.join("encryption.key");
     let hex = match read(&path)? {
@@ -253,6 +291,28 @@ mod tests {
             renamed.cert_pem, renewed.cert_pem,
             "a leaf near its end is renewed"
         );
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_self_signed_leaf_is_kept_until_it_does_not_fit() {
+        let dir = std::env::temp_dir().join(format!("skiff-self-signed-{}", std::process::id()));
+        let request = |name: &str| LeafRequest {
+            common_name: name.to_owned(),
+            organizations: Vec::new(),
+            dns_names: vec![name.to_owned()],
+            ips: vec![IpAddr::from([192, 0, 2, 7])],
+            usage: Usage::Server,
+        };
+        let now = at(1_767_225_600);
+        let make = |name| {
+            let leaf = self_signed(&dir, "kubelet", &request(name), now).unwrap();
+            assert_eq!(leaf.cert_pem.matches("BEGIN").count(), 2);
+            leaf.cert_pem
+        };
+        let first = make("a");
+        assert_eq!(first, make("a"));
+        assert_ne!(first, make("b"));
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -36,6 +36,7 @@ fn contribution(
 fn measure() -> Outcome {
     namespace::furnish((Ipv4Addr::new(192, 0, 2, 2), 24))?;
     let mut table = Table::new(
+        "skiff",
         (Ipv4Addr::new(10, 42, 0, 0), 16),
         (Ipv4Addr::new(10, 43, 0, 0), 16),
     );

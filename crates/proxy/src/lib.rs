@@ -3,8 +3,9 @@
 //! Follows <https://kubernetes.io/docs/reference/networking/virtual-ips/>. [`state::desired`] says, from Services and
 //! EndpointSlices alone, which elements the sets and maps of nf_tables must have; [`rules`] holds the few rules over them
 //! and turns a difference into one transaction. There is no chain per Service: at 10,000 Services a change costs what its
-//! own elements cost.
+//! own elements cost. [`routes`] leads to the endpoints that are on other nodes.
 
+pub mod routes;
 pub mod rules;
 pub mod state;
 pub mod views;
@@ -38,6 +39,8 @@ pub struct Options {
     pub service_cidr: Cidr,
     /// An address that this node answers itself: Services with it are left alone.
     pub dns_ip: Option<Ipv4Addr>,
+    /// The cluster's table of nf_tables, family `ip`.
+    pub table: String,
 }
 
 /// What can go wrong.
@@ -136,7 +139,8 @@ async fn run(options: Options) {
         "Transactions of nf_tables that the kernel refused.",
         "",
     );
-    let mut table = Some(Table::new(options.cluster_cidr, options.service_cidr));
+    let empty = || Table::new(&options.table, options.cluster_cidr, options.service_cidr);
+    let mut table = Some(empty());
     let node = Node {
         name: options.node_name.clone(),
         dns_ip: options.dns_ip,
@@ -154,9 +158,7 @@ async fn run(options: Options) {
             contributions.push((key, contribution));
         }
         // The kernel works in the calling thread: keep that off the runtime's.
-        let mut work = table
-            .take()
-            .unwrap_or_else(|| Table::new(options.cluster_cidr, options.service_cidr));
+        let mut work = table.take().unwrap_or_else(empty);
         let (returned, result) = match namespace::on_own_thread("proxy-rules", move || {
             let result = work.apply(contributions);
             Ok((work, result))

@@ -1,16 +1,14 @@
-//! The table `ip skiff`: few rules over sets and maps, and how it is brought from one state to the next.
+//! A cluster's table of the family `ip`: few rules over sets and maps, and how it is brought from one state to the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use net::netlink::Socket;
 use net::nft::{BaseChain, Batch, Element, Expr, Field, Hook, Register, Rule, Set, Type};
 use net::{Cidr, Result, conntrack};
 
 use crate::state::{Contribution, Elements, ServiceKey, SetName};
-
-/// The table's name, family `ip`.
-pub const TABLE: &str = "skiff";
 
 /// The bit of the packet's mark that asks for masquerading; upstream's.
 const MASQUERADE_BIT: u32 = 0x4000;
@@ -74,6 +72,7 @@ const FIXED: [SetName; 7] = [
 
 /// What the kernel has, as far as we know, and what each Service wants of it.
 pub struct Table {
+    name: Arc<str>,
     cluster: Cidr,
     services: Cidr,
     wanted: BTreeMap<ServiceKey, Contribution>,
@@ -93,8 +92,9 @@ type Difference = BTreeMap<SetName, BTreeMap<Element, bool>>;
 impl Table {
     /// Nothing is known of the kernel's table yet.
     #[must_use]
-    pub fn new(cluster: Cidr, services: Cidr) -> Self {
+    pub fn new(name: &str, cluster: Cidr, services: Cidr) -> Self {
         Self {
+            name: Arc::from(name),
             cluster,
             services,
             wanted: BTreeMap::new(),
@@ -162,7 +162,7 @@ impl Table {
                 return Err(error);
             }
         }
-        forget_clients(&stale_clients)?;
+        forget_clients(&self.name, &stale_clients)?;
         if !stale_udp.is_empty() {
             forget_udp(&stale_udp)?;
         }
@@ -200,19 +200,19 @@ impl Table {
 
     /// The whole table.
     fn build(&self, batch: &mut Batch) -> BTreeSet<SetName> {
-        batch.replace_table(TABLE);
+        batch.replace_table(&self.name);
         for set in FIXED {
-            batch.add_set(TABLE, &set.set());
+            batch.add_set(&self.name, &set.set());
         }
         let maps = self.maps();
         self.add_maps(batch, maps.iter());
         for name in ["services", "nodeports", "remember"] {
-            batch.add_plain_chain(TABLE, name);
+            batch.add_plain_chain(&self.name, name);
         }
         self.fixed_rules(batch);
-        rules_of_maps(batch, &maps, self.services, self.cluster);
+        self.rules_of_maps(batch, &maps);
         for (set, elements) in &self.counts {
-            batch.add_elements(TABLE, &set.text(), elements.keys());
+            batch.add_elements(&self.name, &set.text(), elements.keys());
         }
         maps
     }
@@ -228,9 +228,9 @@ impl Table {
 
     fn add_maps<'a>(&self, batch: &mut Batch, maps: impl Iterator<Item = &'a SetName>) {
         for map in maps {
-            batch.add_set(TABLE, &map.set());
+            batch.add_set(&self.name, &map.set());
             if let SetName::StickyServices(seconds) = map {
-                batch.add_set(TABLE, &chosen(*seconds));
+                batch.add_set(&self.name, &chosen(*seconds));
             }
         }
     }
@@ -242,10 +242,10 @@ impl Table {
         let maps: BTreeSet<SetName> = self.made.union(&needed).copied().collect();
         if maps != self.made {
             self.add_maps(batch, needed.difference(&self.made));
-            batch.flush_chain(TABLE, "services");
-            batch.flush_chain(TABLE, "nodeports");
-            batch.flush_chain(TABLE, "remember");
-            rules_of_maps(batch, &maps, self.services, self.cluster);
+            batch.flush_chain(&self.name, "services");
+            batch.flush_chain(&self.name, "nodeports");
+            batch.flush_chain(&self.name, "remember");
+            self.rules_of_maps(batch, &maps);
         }
         for appear in [false, true] {
             for (set, elements) in difference {
@@ -254,9 +254,9 @@ impl Table {
                     .filter(|(_, appears)| **appears == appear)
                     .map(|(element, _)| element);
                 if appear {
-                    batch.add_elements(TABLE, &set.text(), elements);
+                    batch.add_elements(&self.name, &set.text(), elements);
                 } else {
-                    batch.delete_elements(TABLE, &set.text(), elements);
+                    batch.delete_elements(&self.name, &set.text(), elements);
                 }
             }
         }
@@ -265,20 +265,23 @@ impl Table {
 
     /// The rules that no Service changes.
     fn fixed_rules(&self, batch: &mut Batch) {
-        batch.add_chain(TABLE, &BaseChain::nat("prerouting", Hook::Prerouting));
-        batch.add_chain(TABLE, &BaseChain::nat("output", Hook::Output));
-        batch.add_chain(TABLE, &BaseChain::nat("postrouting", Hook::Postrouting));
+        batch.add_chain(&self.name, &BaseChain::nat("prerouting", Hook::Prerouting));
+        batch.add_chain(&self.name, &BaseChain::nat("output", Hook::Output));
+        batch.add_chain(
+            &self.name,
+            &BaseChain::nat("postrouting", Hook::Postrouting),
+        );
         for chain in ["prerouting", "output"] {
             let jump = Rule::new().push(Expr::Jump("services".into()));
-            batch.add_rule(TABLE, chain, &jump);
+            batch.add_rule(&self.name, chain, &jump);
         }
         // Where the packet already has its endpoint's address, and not yet another source.
-        batch.add_chain(TABLE, &BaseChain::nat("arrived", Hook::Input));
+        batch.add_chain(&self.name, &BaseChain::nat("arrived", Hook::Input));
         for chain in ["postrouting", "arrived"] {
             let jump = Rule::new()
                 .with(Expr::destination_changed())
                 .push(Expr::Jump("remember".into()));
-            batch.add_rule(TABLE, chain, &jump);
+            batch.add_rule(&self.name, chain, &jump);
         }
         for rule in [
             Rule::new()
@@ -299,38 +302,38 @@ impl Table {
                 .with(Expr::destination_not_in((Ipv4Addr::new(127, 0, 0, 0), 8)))
                 .push(Expr::Masquerade),
         ] {
-            batch.add_rule(TABLE, "postrouting", &rule);
+            batch.add_rule(&self.name, "postrouting", &rule);
         }
 
         // Before connection tracking: nobody else may reach the loopback, which route_localnet would allow.
         batch.add_chain(
-            TABLE,
+            &self.name,
             &BaseChain::filter("loopback", Hook::Prerouting, -300),
         );
         let protect = Rule::new()
             .with(Expr::interface_is_not("lo"))
             .with(Expr::destination_in((Ipv4Addr::new(127, 0, 0, 0), 8)))
             .push(Expr::Drop);
-        batch.add_rule(TABLE, "loopback", &protect);
+        batch.add_rule(&self.name, "loopback", &protect);
 
-        batch.add_plain_chain(TABLE, "refuse");
+        batch.add_plain_chain(&self.name, "refuse");
         for (name, hook) in [
             ("forward", Hook::Forward),
             ("input", Hook::Input),
             ("refuse_own", Hook::Output),
         ] {
-            batch.add_chain(TABLE, &BaseChain::filter(name, hook, -110));
+            batch.add_chain(&self.name, &BaseChain::filter(name, hook, -110));
             let jump = Rule::new()
                 .with(Expr::new_connection())
                 .push(Expr::Jump("refuse".into()));
-            batch.add_rule(TABLE, name, &jump);
+            batch.add_rule(&self.name, name, &jump);
         }
         for (set, fields, node_port) in [
             (SetName::Drops, &TO[..], false),
             (SetName::NodePortDrops, &TO_NODE_PORT[..], true),
         ] {
             let rule = local_if(node_port).with(Expr::in_set(&set.text(), fields));
-            batch.add_rule(TABLE, "refuse", &rule.push(Expr::Drop));
+            batch.add_rule(&self.name, "refuse", &rule.push(Expr::Drop));
         }
         for (set, fields, node_port) in [
             (SetName::Rejects, &TO[..], false),
@@ -338,8 +341,8 @@ impl Table {
         ] {
             let rule = local_if(node_port).with(Expr::in_set(&set.text(), fields));
             let tcp = rule.clone().with(Expr::protocol(6)).push(Expr::Reset);
-            batch.add_rule(TABLE, "refuse", &tcp);
-            batch.add_rule(TABLE, "refuse", &rule.push(Expr::Unreachable));
+            batch.add_rule(&self.name, "refuse", &tcp);
+            batch.add_rule(&self.name, "refuse", &rule.push(Expr::Unreachable));
         }
     }
 }
@@ -366,88 +369,90 @@ fn chosen(seconds: u32) -> Set {
     }
 }
 
-/// The rules that pick endpoints: one for each map.
-fn rules_of_maps(batch: &mut Batch, maps: &BTreeSet<SetName>, services: Cidr, cluster: Cidr) {
-    // Answers must come back through this node: external addresses, and Service addresses from outside of the cluster's
-    // Pods (from this node itself too, since its Pods may see it under another address).
-    let external = Rule::new()
-        .with(Expr::in_set(&SetName::Masquerade.text(), &TO))
-        .with(Expr::add_mark(MASQUERADE_BIT));
-    batch.add_rule(TABLE, "services", &external);
-    let from_outside = Rule::new()
-        .with(Expr::destination_in(services))
-        .with(Expr::source_not_in(cluster))
-        .with(Expr::add_mark(MASQUERADE_BIT));
-    batch.add_rule(TABLE, "services", &from_outside);
+impl Table {
+    /// The rules that pick endpoints: one for each map.
+    fn rules_of_maps(&self, batch: &mut Batch, maps: &BTreeSet<SetName>) {
+        // Answers must come back through this node: external addresses, and Service addresses from outside of the cluster's
+        // Pods (from this node itself too, since its Pods may see it under another address).
+        let external = Rule::new()
+            .with(Expr::in_set(&SetName::Masquerade.text(), &TO))
+            .with(Expr::add_mark(MASQUERADE_BIT));
+        batch.add_rule(&self.name, "services", &external);
+        let from_outside = Rule::new()
+            .with(Expr::destination_in(self.services))
+            .with(Expr::source_not_in(self.cluster))
+            .with(Expr::add_mark(MASQUERADE_BIT));
+        batch.add_rule(&self.name, "services", &from_outside);
 
-    let sticky_times: BTreeSet<u32> = maps
-        .iter()
-        .filter_map(|m| match m {
-            SetName::StickyEndpoints(_, seconds) => Some(*seconds),
-            _ => None,
-        })
-        .collect();
-    let client = [
-        Field::Source,
-        Field::Destination,
-        Field::Protocol,
-        Field::DestinationPort,
-    ];
-    for seconds in sticky_times {
-        let known = chosen(seconds).name;
-        let rule = Rule::new()
-            .with(Expr::load(0, &client))
-            .push(Expr::Lookup(known.clone(), Register(0), Some(Register(0))))
-            .push(Expr::Dnat(Register(0), Register(1)));
-        batch.add_rule(TABLE, "services", &rule);
-        let services = SetName::StickyServices(seconds).text();
-        let endpoint = [Field::Destination, Field::DestinationPort];
-        let rule = Rule::new()
-            .with(Expr::in_set(&services, &ORIGINALLY_TO))
-            .push(Expr::Load(Field::OriginalSource, Register(0)))
-            .with(Expr::load(1, &ORIGINALLY_TO))
-            .with(Expr::load(4, &endpoint))
-            .push(Expr::Update(
-                known,
-                Register(0),
-                Register(4),
-                u64::from(seconds) * 1000,
-            ));
-        batch.add_rule(TABLE, "remember", &rule);
-    }
-    for map in maps {
-        match map {
-            SetName::Endpoints(count) | SetName::StickyEndpoints(count, _) => {
-                let rule = Rule::new()
-                    .with(Expr::load(0, &TO))
-                    .push(Expr::Random(Register(3), *count))
-                    .push(Expr::Lookup(map.text(), Register(0), Some(Register(0))))
-                    .push(Expr::Dnat(Register(0), Register(1)));
-                batch.add_rule(TABLE, "services", &rule);
-            }
-            SetName::NodePorts(count) => {
-                let rule = Rule::new()
-                    .with(Expr::load(0, &TO_NODE_PORT))
-                    .push(Expr::Random(Register(2), *count))
-                    .push(Expr::Lookup(map.text(), Register(0), Some(Register(0))))
-                    .push(Expr::Dnat(Register(0), Register(1)));
-                batch.add_rule(TABLE, "nodeports", &rule);
-            }
-            _ => {}
+        let sticky_times: BTreeSet<u32> = maps
+            .iter()
+            .filter_map(|m| match m {
+                SetName::StickyEndpoints(_, seconds) => Some(*seconds),
+                _ => None,
+            })
+            .collect();
+        let client = [
+            Field::Source,
+            Field::Destination,
+            Field::Protocol,
+            Field::DestinationPort,
+        ];
+        for seconds in sticky_times {
+            let known = chosen(seconds).name;
+            let rule = Rule::new()
+                .with(Expr::load(0, &client))
+                .push(Expr::Lookup(known.clone(), Register(0), Some(Register(0))))
+                .push(Expr::Dnat(Register(0), Register(1)));
+            batch.add_rule(&self.name, "services", &rule);
+            let services = SetName::StickyServices(seconds).text();
+            let endpoint = [Field::Destination, Field::DestinationPort];
+            let rule = Rule::new()
+                .with(Expr::in_set(&services, &ORIGINALLY_TO))
+                .push(Expr::Load(Field::OriginalSource, Register(0)))
+                .with(Expr::load(1, &ORIGINALLY_TO))
+                .with(Expr::load(4, &endpoint))
+                .push(Expr::Update(
+                    known,
+                    Register(0),
+                    Register(4),
+                    u64::from(seconds) * 1000,
+                ));
+            batch.add_rule(&self.name, "remember", &rule);
         }
+        for map in maps {
+            match map {
+                SetName::Endpoints(count) | SetName::StickyEndpoints(count, _) => {
+                    let rule = Rule::new()
+                        .with(Expr::load(0, &TO))
+                        .push(Expr::Random(Register(3), *count))
+                        .push(Expr::Lookup(map.text(), Register(0), Some(Register(0))))
+                        .push(Expr::Dnat(Register(0), Register(1)));
+                    batch.add_rule(&self.name, "services", &rule);
+                }
+                SetName::NodePorts(count) => {
+                    let rule = Rule::new()
+                        .with(Expr::load(0, &TO_NODE_PORT))
+                        .push(Expr::Random(Register(2), *count))
+                        .push(Expr::Lookup(map.text(), Register(0), Some(Register(0))))
+                        .push(Expr::Dnat(Register(0), Register(1)));
+                    batch.add_rule(&self.name, "nodeports", &rule);
+                }
+                _ => {}
+            }
+        }
+        let to_node_ports = Rule::new()
+            .with(Expr::destination_local())
+            .with(Expr::in_set(
+                &SetName::NodePortMasquerade.text(),
+                &TO_NODE_PORT,
+            ))
+            .with(Expr::add_mark(MASQUERADE_BIT));
+        batch.add_rule(&self.name, "services", &to_node_ports);
+        let node_ports = Rule::new()
+            .with(Expr::destination_local())
+            .push(Expr::Jump("nodeports".into()));
+        batch.add_rule(&self.name, "services", &node_ports);
     }
-    let to_node_ports = Rule::new()
-        .with(Expr::destination_local())
-        .with(Expr::in_set(
-            &SetName::NodePortMasquerade.text(),
-            &TO_NODE_PORT,
-        ))
-        .with(Expr::add_mark(MASQUERADE_BIT));
-    batch.add_rule(TABLE, "services", &to_node_ports);
-    let node_ports = Rule::new()
-        .with(Expr::destination_local())
-        .push(Expr::Jump("nodeports".into()));
-    batch.add_rule(TABLE, "services", &node_ports);
 }
 
 /// Ends the kernel's memory of UDP clients whose endpoint is none any more.
@@ -497,12 +502,12 @@ fn sticky_changed(old: &Elements, new: &Elements, stale: &mut StaleClients) {
 }
 
 /// Ends clients' choices of endpoints that are gone.
-fn forget_clients(stale: &StaleClients) -> Result<()> {
+fn forget_clients(table: &str, stale: &StaleClients) -> Result<()> {
     for (seconds, stale) in stale {
         let set = chosen(*seconds).name;
         // An element may end by itself between reading and deleting; the transaction is refused then.
         for attempt in 0.. {
-            let gone: Vec<Element> = net::nft::elements(TABLE, &set)?
+            let gone: Vec<Element> = net::nft::elements(table, &set)?
                 .into_iter()
                 .filter(|element| {
                     let at = element.key.as_bytes().get(4..).unwrap_or(&[]);
@@ -523,7 +528,7 @@ fn forget_clients(stale: &StaleClients) -> Result<()> {
                     data: net::nft::Words::new(),
                 })
                 .collect();
-            batch.delete_elements(TABLE, &set, &keys);
+            batch.delete_elements(table, &set, &keys);
             match batch.commit() {
                 Err(error) if attempt < 5 && error.errno() == Some(2) => {}
                 result => {

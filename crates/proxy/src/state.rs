@@ -151,6 +151,9 @@ pub fn desired<'a>(
     let mut wanted = Contribution::default();
     let slices: Vec<_> = slices.collect();
     let cluster_ip = service.spec.cluster_ip.parse::<Ipv4Addr>().ok();
+    if service.answered_by_another() {
+        return wanted;
+    }
     if service.spec.kind == "ExternalName" || cluster_ip.is_none() || cluster_ip == node.dns_ip {
         return wanted;
     }

@@ -147,6 +147,14 @@ impl ServiceView {
         self.metadata.key().as_str().into()
     }
 
+    /// Whether another proxy than the nodes' usual one is responsible, as the label
+    /// `service.kubernetes.io/service-proxy-name` says. The cluster's DNS, which each node answers itself, has it.
+    #[must_use]
+    pub fn answered_by_another(&self) -> bool {
+        let labels = &self.metadata.labels;
+        labels.contains_key("service.kubernetes.io/service-proxy-name")
+    }
+
     /// Every address of the Service that is not a node's own: cluster IP, then external and load balancer addresses.
     #[must_use]
     pub fn outer_addresses(&self) -> Vec<Ipv4Addr> {

@@ -107,6 +107,8 @@ fn services_reach_their_endpoints() {
         let network = PodNetwork::open(pod::Options {
             state_dir: state.path().to_owned(),
             cluster_cidr: Some((Ipv4Addr::new(10, 42, 0, 0), 16)),
+            table: "skiff-pods".to_owned(),
+            link_prefix: pod::LINK_PREFIX.to_owned(),
             world: World::real(),
         })
         .unwrap();
@@ -118,6 +120,7 @@ fn services_reach_their_endpoints() {
         b.run(|| serve("b")).unwrap();
 
         let mut table = Table::new(
+            "skiff",
             (Ipv4Addr::new(10, 42, 0, 0), 16),
             (Ipv4Addr::new(10, 43, 0, 0), 16),
         );
@@ -223,6 +226,8 @@ fn a_udp_client_that_keeps_its_port_follows_the_endpoints() {
         let network = PodNetwork::open(pod::Options {
             state_dir: state.path().to_owned(),
             cluster_cidr: None,
+            table: "skiff-pods".to_owned(),
+            link_prefix: pod::LINK_PREFIX.to_owned(),
             world: World::real(),
         })
         .unwrap();
@@ -238,6 +243,7 @@ fn a_udp_client_that_keeps_its_port_follows_the_endpoints() {
         a.run(|| serve_udp("a")).unwrap();
         b.run(|| serve_udp("b")).unwrap();
         let mut table = Table::new(
+            "skiff",
             (Ipv4Addr::new(10, 42, 0, 0), 16),
             (Ipv4Addr::new(10, 43, 0, 0), 16),
         );

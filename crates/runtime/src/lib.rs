@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 #![cfg(target_os = "linux")]
 
+mod allocator;
 mod cgroup;
 mod embedded;
 mod error;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::Stream;
 
+pub use allocator::ByRole;
 pub use cgroup::CgroupDriver;
 pub use embedded::{Embedded, Options};
 pub use error::{Error, Result};

@@ -28,7 +28,7 @@ use crate::sys;
 
 /// What the launcher's argv[0] is.
 pub(crate) const LAUNCHER: &str = "skiff-shim-launcher";
-const SHIM: &str = "skiff-shim";
+pub(crate) const SHIM: &str = "skiff-shim";
 
 /// Runs an internal role (a Pod's shim) if this process was started as one, and returns its exit code.
 ///

@@ -2,6 +2,7 @@
 
 mod admin;
 mod check;
+mod component;
 mod config;
 mod image;
 mod logging;
@@ -12,10 +13,10 @@ mod uninstall;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: runtime::ByRole<mimalloc::MiMalloc> = runtime::ByRole(mimalloc::MiMalloc);
 
 /// Kubernetes, whole, in one program.
 #[derive(Parser)]
@@ -49,6 +50,41 @@ enum Command {
         common: Common,
         #[command(flatten)]
         flags: server::Flags,
+    },
+    /// Run a kubelet with its container runtime and Pod network, for an API server elsewhere
+    Kubelet {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        flags: component::KubeletFlags,
+    },
+    /// Run the Services' proxy and the routes to other nodes' Pods
+    Proxy {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        flags: component::ProxyFlags,
+    },
+    /// Run the cluster's DNS on its address, for this node
+    Dns {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        flags: component::DnsFlags,
+    },
+    /// Run the scheduler
+    Scheduler {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        flags: component::Connection,
+    },
+    /// Run the controllers, all as the kubeconfig's user
+    ControllerManager {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        flags: component::ControllersFlags,
     },
     /// Print the administrator's kubeconfig
     Kubeconfig {
@@ -122,7 +158,11 @@ fn main() -> ExitCode {
     if let Some(code) = runtime::entry() {
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
-    let cli = match Cli::try_parse() {
+    let arguments = match component::with_settings(&Cli::command(), std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(failure) => return failed(&failure),
+    };
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             let failed = error.use_stderr();
@@ -133,16 +173,23 @@ fn main() -> ExitCode {
     };
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("error: {failure}");
-            ExitCode::from(if failure.usage { 2 } else { 1 })
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    eprintln!("error: {failure}");
+    ExitCode::from(if failure.usage { 2 } else { 1 })
 }
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Server { common, flags } => server::run(&common, flags),
+        Command::Kubelet { common, flags } => component::kubelet(&common, &flags),
+        Command::Proxy { common, flags } => component::proxy(&common, &flags),
+        Command::Dns { common, flags } => component::dns(&common, &flags),
+        Command::Scheduler { common, flags } => component::scheduler(&common, &flags),
+        Command::ControllerManager { common, flags } => component::controllers(&common, &flags),
         Command::Kubeconfig { common, merge } => config::kubeconfig(&common, merge),
         Command::Image { common, action } => image::run(&common, &action),
         Command::Check { common } => check::run(&common),

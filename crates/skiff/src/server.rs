@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use store::Store;
 use tokio::time::Instant;
 use world::{Shutdown, World};
 
+use crate::parts::Site;
 use crate::{Common, Failure, config, logging, parts};
 
 /// The flags of `skiff server`; the configuration file has the same names.
@@ -56,6 +57,9 @@ pub struct Flags {
     /// Port of the kubelet [default: 10250]
     #[arg(long)]
     kubelet_port: Option<u16>,
+    /// Whose serving certificates kubelets must show [default: any certificate will do]
+    #[arg(long)]
+    kubelet_certificate_authority: Option<PathBuf>,
     /// Log JSON
     #[arg(long)]
     log_json: Option<bool>,
@@ -73,6 +77,7 @@ pub struct Settings {
     pub services: ServiceRange,
     pub cluster_dns: Ipv4Addr,
     pub kubelet_port: u16,
+    kubelet_ca: Option<PathBuf>,
     log_json: bool,
 }
 
@@ -103,7 +108,7 @@ pub fn cidr(text: &str) -> Result<(Ipv4Addr, u8), Failure> {
 }
 
 /// The address that packets to the default route would leave from; no packet is sent.
-fn default_address() -> Option<Ipv4Addr> {
+pub fn default_address() -> Option<Ipv4Addr> {
     let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
     match socket.local_addr().ok()?.ip() {
@@ -112,7 +117,8 @@ fn default_address() -> Option<Ipv4Addr> {
     }
 }
 
-fn host_name() -> String {
+/// The machine's name, as upstream's kubelet takes it.
+pub fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim().to_ascii_lowercase();
     if name.is_empty() {
@@ -218,6 +224,10 @@ impl Settings {
                 .kubelet_port
                 .or(parse("kubelet-port", take("kubelet-port"))?)
                 .unwrap_or(10_250),
+            kubelet_ca: flags.kubelet_certificate_authority.or(parse(
+                "kubelet-certificate-authority",
+                take("kubelet-certificate-authority"),
+            )?),
             log_json: flags
                 .log_json
                 .or(parse("log-json", take("log-json"))?)
@@ -234,6 +244,22 @@ impl Settings {
         }
     }
 
+    /// What the parts of this server need to know.
+    fn site(&self, world: &World, shutdown: &Shutdown) -> Site {
+        Site {
+            world: world.clone(),
+            shutdown: shutdown.clone(),
+            data_dir: self.data_dir.clone(),
+            node_name: self.node_name.clone(),
+            node_ip: self.advertise,
+            cluster_cidr: self.cluster_cidr,
+            services: self.services,
+            cluster_dns: self.cluster_dns,
+            cluster_domain: "cluster.local".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+        }
+    }
+
     /// Whether a part is to run.
     pub fn runs(&self, part: &str) -> bool {
         !self.disabled.contains(part)
@@ -247,6 +273,15 @@ impl Settings {
 pub fn run(common: &Common, flags: Flags) -> Result<(), Failure> {
     let settings = Settings::read(common, flags)?;
     logging::start(settings.log_json);
+    let _running = parts::Running::claim(&settings.data_dir, "server")?;
+    run_to_the_end(serve(settings))
+}
+
+/// Runs what stays in the foreground.
+///
+/// # Errors
+/// What it ends with.
+pub fn run_to_the_end(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let threads = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(2, 8);
@@ -257,7 +292,7 @@ pub fn run(common: &Common, flags: Flags) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(Failure::new)?;
-    let ended = runtime.block_on(serve(settings));
+    let ended = runtime.block_on(work);
     runtime.shutdown_timeout(Duration::from_secs(2));
     ended
 }
@@ -299,10 +334,6 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let listener = skiff_http::Server::bind(settings.bind)
         .await
         .map_err(|e| port_in_use(settings.bind.port(), &e))?;
-    std::fs::create_dir_all(&settings.data_dir).map_err(|e| {
-        Failure::new(format!("cannot make {}: {e}", settings.data_dir.display()))
-            .hint("run as root, or choose another --data-dir")
-    })?;
     let pki = Pki::open(&settings.data_dir.join("pki"), world.now()).map_err(Failure::new)?;
     let store = open_store(&settings, &pki, &world)?;
     let certificates = Certificates::issue(&settings, &pki, &world)?;
@@ -330,13 +361,13 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     )
     .map_err(Failure::new)?;
 
+    let site = settings.site(&world, &shutdown);
     parts::start(
         &settings,
+        &site,
         &identities,
         &certificates,
         &pki.ca.cert_pem,
-        &world,
-        &shutdown,
     )
     .await?;
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(announce(
@@ -361,7 +392,11 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         .map_err(|e| Failure::new(format!("the data store did not close cleanly: {e}")))
 }
 
-fn stop_on_signal(shutdown: Shutdown) -> Result<(), Failure> {
+/// Cancels `shutdown` at TERM and INT.
+///
+/// # Errors
+/// When signals cannot be had.
+pub fn stop_on_signal(shutdown: Shutdown) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate()).map_err(Failure::new)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::new)?;
@@ -467,12 +502,7 @@ impl Certificates {
         Ok(Self {
             serving: skiff_http::tls::ServingCertificate::new(&serving.cert_pem, &serving.key_pem)
                 .map_err(Failure::new)?,
-            to_kubelets: skiff_http::tls::client_config(
-                &pki.ca.cert_pem,
-                Some((&client.cert_pem, &client.key_pem)),
-                true,
-            )
-            .map_err(Failure::new)?,
+            to_kubelets: to_kubelets(settings.kubelet_ca.as_deref(), &client)?,
             kubelet: kubelet.map_err(Failure::new)?,
             admin_kubeconfig: pki::kubeconfig::with_certificate(
                 "skiff",
@@ -485,6 +515,22 @@ impl Certificates {
     }
 }
 
+/// How kubelets are called. Without an authority to hold them to, any serving certificate is taken, as upstream does:
+/// kubelets on other machines sign theirs themselves.
+fn to_kubelets(
+    ca: Option<&Path>,
+    client: &pki::Leaf,
+) -> Result<Arc<rustls::ClientConfig>, Failure> {
+    let identity = (client.cert_pem.as_str(), client.key_pem.as_str());
+    let Some(path) = ca else {
+        return skiff_http::tls::unverified_client_config(identity, true).map_err(Failure::new);
+    };
+    let ca = std::fs::read_to_string(path)
+        .map_err(|e| Failure::usage(format!("cannot read {}: {e}", path.display())))?;
+    skiff_http::tls::client_config(&ca, Some(identity), true)
+        .map_err(|e| Failure::usage(format!("{}: {e}", path.display())))
+}
+
 /// Says when the node is ready and where the kubeconfig is.
 async fn announce(
     client: Client,
@@ -494,21 +540,26 @@ async fn announce(
     started: Instant,
 ) {
     if has_node {
-        let nodes = client::resource::kinds::NODES;
-        loop {
-            let ready = match client.get::<serde_json::Value>(&nodes, "", &node).await {
-                Ok(object) => object["status"]["conditions"].as_array().is_some_and(|c| {
-                    c.iter()
-                        .any(|c| c["type"] == "Ready" && c["status"] == "True")
-                }),
-                Err(_) => false,
-            };
-            if ready {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        tracing::info!(node, elapsed = ?started.elapsed(), "the node is Ready");
+        announce_node(&client, &node, started).await;
     }
     tracing::info!("use it: export KUBECONFIG={}", kubeconfig.display());
+}
+
+/// Waits until the node is ready, and says so.
+pub async fn announce_node(client: &Client, node: &str, started: Instant) {
+    let nodes = client::resource::kinds::NODES;
+    loop {
+        let ready = match client.get::<serde_json::Value>(&nodes, "", node).await {
+            Ok(object) => object["status"]["conditions"].as_array().is_some_and(|c| {
+                c.iter()
+                    .any(|c| c["type"] == "Ready" && c["status"] == "True")
+            }),
+            Err(_) => false,
+        };
+        if ready {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tracing::info!(node, elapsed = ?started.elapsed(), "the node is Ready");
 }

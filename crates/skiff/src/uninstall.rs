@@ -1,13 +1,16 @@
 //! `skiff uninstall`: leaves nothing on the machine.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::{NetworkStatus, Runtime as _, SandboxConfig, SandboxId, SandboxNetwork};
 
-use crate::parts::{Directories, dns_address_file};
+use crate::parts::{
+    COMMANDS, Directories, Running, cluster_cidr_file, dns_address_file, kubelet_root_file,
+};
+use crate::server::cidr;
 use crate::{Common, Failure};
 
 /// Removes containers, mounts, namespaces, links, routes, tables and files.
@@ -20,10 +23,10 @@ pub fn run(common: &Common, yes: bool) -> Result<(), Failure> {
         println!("nothing is installed at {}", data_dir.display());
         return Ok(());
     }
-    if std::os::unix::net::UnixStream::connect(crate::admin::socket_path(&data_dir)).is_ok() {
-        return Err(
-            Failure::new("a server is running").hint("stop it first (Ctrl-C, or kill its process)")
-        );
+    // Nothing starts while it is being removed.
+    let mut claims = Vec::new();
+    for command in COMMANDS {
+        claims.push(Running::claim(&data_dir, command)?);
     }
     if !yes && !confirmed(&data_dir)? {
         return Err(Failure::new("nothing was removed"));
@@ -34,17 +37,27 @@ pub fn run(common: &Common, yes: bool) -> Result<(), Failure> {
         .build()
         .map_err(Failure::new)?;
     runtime.block_on(remove_containers(&data_dir, &dirs))?;
-    if let Ok(address) = std::fs::read_to_string(dns_address_file(&data_dir)) {
+    if let Some(address) = note(&dns_address_file(&data_dir))? {
         let address = address
-            .trim()
             .parse()
             .map_err(|e| Failure::new(format!("{}: {e}", dns_address_file(&data_dir).display())))?;
         net::link::release(address)
             .map_err(|e| Failure::new(format!("cannot give up the address {address}: {e}")))?;
     }
-    net::cleanup(&["skiff", "skiff-pods"], &["sk", "skiff-dns"])
-        .map_err(|e| Failure::new(format!("cannot remove the network: {e}")))?;
+    let routes = match note(&cluster_cidr_file(&data_dir))? {
+        Some(range) => Some(cidr(&range)?),
+        None => None,
+    };
+    net::cleanup(&net::Leftovers {
+        tables: &[&dirs.services_table, &dirs.pods_table],
+        link_prefix: &dirs.link_prefix,
+        routes,
+    })
+    .map_err(|e| Failure::new(format!("cannot remove the network: {e}")))?;
+    let kubelet_root = note(&kubelet_root_file(&data_dir))?.map(PathBuf::from);
     let mut leftovers = vec![dirs.run.clone(), data_dir.clone(), dirs.kubelet.clone()];
+    // First, while it is still written where it is.
+    leftovers.splice(0..0, kubelet_root);
     if dirs.is_default {
         leftovers.extend([dirs.pod_logs.clone(), dirs.container_logs.clone()]);
     }
@@ -63,6 +76,15 @@ pub fn run(common: &Common, yes: bool) -> Result<(), Failure> {
     remove_cgroups(&dirs.cgroup);
     println!("removed the cluster of {}", data_dir.display());
     Ok(())
+}
+
+/// What a part wrote down about what it did to the machine.
+fn note(path: &Path) -> Result<Option<String>, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Failure::new(format!("cannot read {}: {e}", path.display()))),
+    }
 }
 
 /// No network is left to detach from: [`net::cleanup`] removes all of it.

@@ -5,6 +5,7 @@
 
 mod embedded;
 mod expiry;
+mod history;
 mod memory;
 mod state;
 mod transact;

@@ -21,7 +21,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     /// The state that the next transaction sees. Held until the change is published, so that revisions appear in order.
     head: Mutex<(Tree, u64)>,
-    view: View,
+    view: Arc<View>,
     deadlines: Deadlines,
     closed: AtomicBool,
 }
@@ -40,7 +40,7 @@ impl Memory {
             indexer,
             clock,
             head: Mutex::new((Tree::default(), 1)),
-            view: View::empty(window, &Metrics::default()),
+            view: Arc::new(View::empty(window, &Metrics::default())),
             deadlines: Deadlines::default(),
             closed: AtomicBool::new(false),
         }))
@@ -68,7 +68,8 @@ impl Inner {
             Evaluated::Changed { entries, events } => {
                 *current += 1;
                 let revision = *current;
-                self.view.publish(tree.clone(), revision, &events, now_ms);
+                self.view
+                    .publish(tree.clone(), revision, &events, None, now_ms);
                 drop(head);
                 for (at_ms, key) in prepared.deadlines() {
                     self.deadlines.add(at_ms, key, revision);
@@ -119,7 +120,7 @@ impl Store for Memory {
         at: Option<u64>,
         limit: usize,
     ) -> Result<Range, Error> {
-        self.0.view.range(prefix, start_after, at, limit)
+        self.0.view.range(prefix, start_after, at, limit).await
     }
 
     async fn txn(&self, txn: Txn) -> Result<Outcome, Error> {
@@ -128,7 +129,7 @@ impl Store for Memory {
     }
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<Watch, Error> {
-        self.0.view.watch(prefix, after)
+        self.0.view.watch(prefix, after).await
     }
 
     async fn compact(&self, revision: u64) -> Result<(), Error> {

@@ -1,8 +1,10 @@
 //! Recent changes, and those who watch them.
 //!
-//! The [`Hub`] keeps the changes of a window in memory, in revision order. A watch starts with a copy of those after its
-//! revision and is registered under the same lock, so nothing is lost or repeated between past and present. Watchers are
-//! indexed by prefix: a change costs one look-up per *length* of watched prefixes, however many watchers there are.
+//! The [`Hub`] keeps the newest changes in memory, in revision order, and of older ones only where they stand on disk (an
+//! engine without a disk forgets them). A watch whose revision is recent starts with a copy of the changes after it and is
+//! registered under the same lock, so nothing is lost or repeated between past and present; an older one is first brought
+//! up to the recent changes from disk, chunk by chunk, at its reader's pace (`view.rs`). Watchers are indexed by prefix: a
+//! change costs one look-up per *length* of watched prefixes, however many watchers there are.
 //! A watcher whose queue is full is ended with [`Error::Compacted`], for which a place in its queue is reserved (law 5).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,15 +13,15 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use world::metrics::Gauge;
 
-use crate::state::{Slot, Tree};
-use crate::{Entry, Error, Event, Watch};
+use crate::history::{Index, Past, Place, Version};
+use crate::{Entry, Error, Event};
 
 /// How much history is kept, and how long a watcher's queue may get.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
     /// Changes older than this are forgotten.
     pub age: std::time::Duration,
-    /// What the superseded versions in memory may weigh, in bytes.
+    /// What the superseded versions in memory may weigh, in bytes. An engine with a disk reads older ones from there.
     pub bytes: usize,
     /// Batches that a watcher may lag behind before it is ended.
     pub watch_queue: usize,
@@ -35,12 +37,13 @@ impl Default for Window {
     }
 }
 
-type Batch = Result<Vec<Event>, Error>;
+pub(crate) type Batch = Result<Vec<Event>, Error>;
+type Permit = mpsc::OwnedPermit<Batch>;
 
 struct Watcher {
     queue: mpsc::Sender<Batch>,
     /// The place in the queue for the error that ends the watch.
-    last_word: mpsc::OwnedPermit<Batch>,
+    last_word: Permit,
 }
 
 impl Watcher {
@@ -49,17 +52,38 @@ impl Watcher {
     }
 }
 
-struct Past {
-    at_ms: i64,
+/// A change that memory holds whole.
+pub(crate) struct Recent {
     bytes: usize,
     event: Event,
+}
+
+/// A change that only the disk holds, and where what makes up its [`Event`] is read.
+pub(crate) struct Old {
+    pub(crate) past: Past,
+    /// `None` for a deletion: its entry is made from the version before.
+    pub(crate) entry: Option<Version>,
+    pub(crate) previous: Option<Version>,
+}
+
+/// What a key was at an earlier revision.
+pub(crate) enum Then {
+    Absent,
+    Held(Arc<Entry>),
+    OnDisk(Version),
 }
 
 /// Changes within the window, and the watchers.
 pub(crate) struct Hub {
     window: Window,
-    past: VecDeque<Past>,
-    past_bytes: usize,
+    recent: VecDeque<Recent>,
+    recent_bytes: usize,
+    /// Everything after this revision is in `recent`.
+    recent_from: u64,
+    /// `None`: this engine has no disk.
+    index: Option<Index>,
+    /// (milliseconds since 1970 when it began, last revision), one for each second that saw changes.
+    seconds: VecDeque<(i64, u64)>,
     /// Changes up to this revision are forgotten.
     compacted: u64,
     /// Revisions strictly between each pair may have been shown to someone and were then lost in a crash.
@@ -73,13 +97,18 @@ pub(crate) struct Hub {
 
 /// What a superseded version weighs beside its bytes.
 const OVERHEAD: usize = 256;
+/// Most positions that are looked at under one lock.
+const LOOKED_AT: usize = 8192;
 
 impl Hub {
-    pub(crate) fn new(window: Window, watching: Gauge) -> Self {
+    pub(crate) fn new(window: Window, index: Option<Index>, watching: Gauge) -> Self {
         Self {
             window,
-            past: VecDeque::new(),
-            past_bytes: 0,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            recent_from: 0,
+            index,
+            seconds: VecDeque::new(),
             compacted: 0,
             gaps: Vec::new(),
             watchers: BTreeMap::new(),
@@ -103,7 +132,10 @@ impl Hub {
     }
 
     /// Is everything after `revision` known? `current` is the store's revision.
-    fn check(&self, revision: u64, current: u64) -> Result<(), Error> {
+    pub(crate) fn check(&self, revision: u64, current: u64) -> Result<(), Error> {
+        if self.closed {
+            return Err(Error::Closed);
+        }
         if revision > current {
             return Err(Error::Future {
                 asked: revision,
@@ -129,8 +161,14 @@ impl Hub {
         }
     }
 
-    /// Remembers changes (recovery) without telling anyone.
-    pub(crate) fn remember(&mut self, events: &[Event], now_ms: i64) {
+    /// Remembers changes (recovery) without telling anyone. `place`: the group that holds them, if they are written. What
+    /// is returned left memory, and should be dropped without the lock.
+    pub(crate) fn remember(
+        &mut self,
+        events: &[Event],
+        place: Option<Place>,
+        now_ms: i64,
+    ) -> Vec<Recent> {
         for event in events {
             // What the current state holds anyway costs nothing; counted is what this change superseded.
             let held = event.previous.as_ref().map_or(0, |p| p.wire.len());
@@ -141,41 +179,118 @@ impl Hub {
                 } else {
                     0
                 };
-            self.past_bytes += bytes;
-            self.past.push_back(Past {
-                at_ms: now_ms,
+            self.recent_bytes += bytes;
+            self.recent.push_back(Recent {
                 bytes,
                 event: event.clone(),
             });
+            if let Some(index) = &mut self.index {
+                index.push(event, place);
+            }
+        }
+        if let Some(last) = events.last() {
+            match self.seconds.back_mut() {
+                Some((began, revision)) if now_ms.saturating_sub(*began) < 1000 => {
+                    *revision = last.revision();
+                }
+                _ => self.seconds.push_back((now_ms, last.revision())),
+            }
         }
         let age_ms = i64::try_from(self.window.age.as_millis()).unwrap_or(i64::MAX);
-        let oldest_ms = now_ms.saturating_sub(age_ms);
-        while let Some(front) = self.past.front()
-            && (self.past_bytes > self.window.bytes || front.at_ms < oldest_ms)
+        let oldest_ms = now_ms.saturating_sub(age_ms).saturating_sub(1000);
+        let mut aged = 0;
+        while let Some((began, revision)) = self.seconds.front().copied()
+            && began < oldest_ms
         {
-            self.forget(front.event.revision());
+            self.seconds.pop_front();
+            aged = revision;
         }
+        let mut left = if aged > 0 {
+            self.forget(aged)
+        } else {
+            Vec::new()
+        };
+        while self.recent_bytes > self.window.bytes
+            && let Some(recent) = self.take_oldest()
+        {
+            if self.index.is_none() {
+                self.set_compacted(recent.event.revision());
+            }
+            left.push(recent);
+        }
+        left
     }
 
-    /// Forgets changes at and before `revision`.
-    pub(crate) fn forget(&mut self, revision: u64) {
-        while self
-            .past
-            .front()
-            .is_some_and(|p| p.event.revision() <= revision)
+    /// Takes the oldest change out of memory, if it is on disk or need not be.
+    fn take_oldest(&mut self) -> Option<Recent> {
+        let revision = self.recent.front()?.event.revision();
+        if self
+            .index
+            .as_ref()
+            .is_some_and(|index| !index.is_written(revision))
         {
-            self.past_bytes -= self.past.pop_front().map_or(0, |p| p.bytes);
+            return None;
         }
+        let recent = self.recent.pop_front()?;
+        self.recent_bytes -= recent.bytes;
+        self.recent_from = revision;
+        Some(recent)
+    }
+
+    fn set_compacted(&mut self, revision: u64) {
         self.compacted = self.compacted.max(revision);
         let compacted = self.compacted;
         self.gaps.retain(|(_, to)| *to > compacted);
     }
 
+    /// Forgets changes at and before `revision`. Their positions stay until the log that holds them goes: a later change
+    /// may have superseded one of those versions.
+    pub(crate) fn forget(&mut self, revision: u64) -> Vec<Recent> {
+        self.set_compacted(revision);
+        let mut left = Vec::new();
+        while self
+            .recent
+            .front()
+            .is_some_and(|r| r.event.revision() <= revision)
+            && let Some(recent) = self.take_oldest()
+        {
+            left.push(recent);
+        }
+        left
+    }
+
+    /// The log is kept from `revision` on, at which the whole state is on disk.
+    pub(crate) fn set_base(&mut self, revision: u64) -> Vec<Recent> {
+        if let Some(index) = &mut self.index {
+            index.set_base(revision);
+        }
+        self.forget(revision)
+    }
+
+    /// Positions that nobody needs after [`Self::set_base`], some at a time.
+    pub(crate) fn take_stale(&mut self) -> Option<Vec<Past>> {
+        self.index.as_mut()?.take_stale()
+    }
+
+    /// Changes that were shown before they were written are now in the group at `place`.
+    pub(crate) fn written(&mut self, revisions: impl Iterator<Item = u64>, place: Place) {
+        if let Some(index) = &mut self.index {
+            for revision in revisions {
+                index.written(revision, place);
+            }
+        }
+    }
+
     /// Remembers changes and hands them to their watchers.
-    pub(crate) fn publish(&mut self, events: &[Event], now_ms: i64) {
-        self.remember(events, now_ms);
+    pub(crate) fn publish(
+        &mut self,
+        events: &[Event],
+        place: Option<Place>,
+        now_ms: i64,
+    ) -> Vec<Recent> {
+        let left = self.remember(events, place, now_ms);
         if self.watchers.is_empty() {
-            return;
+            return left;
         }
         let mut told: BTreeMap<&str, Vec<Event>> = BTreeMap::new();
         for event in events {
@@ -191,6 +306,7 @@ impl Hub {
         for (prefix, batch) in told {
             self.tell(prefix, &batch);
         }
+        left
     }
 
     fn tell(&mut self, prefix: &str, batch: &[Event]) {
@@ -227,28 +343,26 @@ impl Hub {
         }
     }
 
-    /// Starts a watch; `current` is the store's revision.
-    pub(crate) fn watch(&mut self, prefix: &str, after: u64, current: u64) -> Result<Watch, Error> {
-        if self.closed {
-            return Err(Error::Closed);
-        }
-        self.check(after, current)?;
-        let start = self.past.partition_point(|p| p.event.revision() <= after);
-        let backlog: Vec<Event> = self
-            .past
+    /// Does memory hold every change after `revision`?
+    pub(crate) fn is_recent(&self, revision: u64) -> bool {
+        revision >= self.recent_from
+    }
+
+    /// Starts a watch after a recent revision: `backlog` takes what happened since, `last_word` is kept for its end.
+    pub(crate) fn join(&mut self, prefix: &str, after: u64, backlog: Permit, last_word: Permit) {
+        let start = self.recent.partition_point(|r| r.event.revision() <= after);
+        let missed: Vec<Event> = self
+            .recent
             .range(start..)
-            .map(|p| &p.event)
+            .map(|r| &r.event)
             .filter(|e| e.entry.key.starts_with(prefix))
             .cloned()
             .collect();
-        let (queue, events) = mpsc::channel(self.window.watch_queue.max(1) + 2);
-        let last_word = queue
-            .clone()
-            .try_reserve_owned()
-            .map_err(|_| Error::Closed)?;
-        if !backlog.is_empty() {
-            queue.try_send(Ok(backlog)).map_err(|_| Error::Closed)?;
-        }
+        let queue = if missed.is_empty() {
+            backlog.release()
+        } else {
+            backlog.send(Ok(missed))
+        };
         let watchers = match self.watchers.entry(prefix.to_owned()) {
             std::collections::btree_map::Entry::Occupied(o) => o.into_mut(),
             std::collections::btree_map::Entry::Vacant(v) => {
@@ -266,40 +380,94 @@ impl Hub {
         }
         watchers.push(Watcher { queue, last_word });
         self.watching.add(1);
-        Ok(Watch { events })
     }
 
-    /// `tree`, which shows `current`, as it was at revision `at` for the keys under `prefix`.
+    /// The next changes under `prefix` after `after` that are on disk, about `limit` at most, and the revision that they
+    /// reach. Ends where the recent changes begin.
+    pub(crate) fn old(
+        &self,
+        prefix: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<(Vec<Old>, u64), Error> {
+        let Some(index) = &self.index else {
+            return Ok((Vec::new(), self.recent_from));
+        };
+        let (mut found, mut reached) = (Vec::new(), after);
+        for (i, past) in index.after(after).enumerate() {
+            if past.revision > self.recent_from {
+                return Ok((found, self.recent_from));
+            }
+            // A transaction is never cut in two.
+            if past.revision != reached && (found.len() >= limit || i >= LOOKED_AT) {
+                return Ok((found, reached));
+            }
+            reached = past.revision;
+            if past.key.starts_with(prefix) {
+                let version = |revision| {
+                    let version = index.find(&past.key, revision);
+                    version.ok_or_else(|| untold(&past.key, revision)).map(Some)
+                };
+                found.push(Old {
+                    entry: match past.created {
+                        0 => None,
+                        _ => version(past.revision)?,
+                    },
+                    previous: match past.previous {
+                        0 => None,
+                        revision => version(revision)?,
+                    },
+                    past: past.clone(),
+                });
+            }
+        }
+        Ok((found, self.recent_from.max(reached)))
+    }
+
+    /// Looks at some changes after `after` and up to `until`, and notes for each key under `prefix` that is not in `then`
+    /// yet what it was before. Returns the revision that was reached.
     pub(crate) fn rewind(
         &self,
-        tree: &Tree,
-        current: u64,
         prefix: &str,
-        at: u64,
-    ) -> Result<Tree, Error> {
-        self.check(at, current)?;
-        let start = self.past.partition_point(|p| p.event.revision() <= at);
-        let mut then: BTreeMap<&str, &Option<Arc<Entry>>> = BTreeMap::new();
-        for past in self.past.range(start..).rev() {
-            if past.event.entry.key.starts_with(prefix) {
-                then.insert(&past.event.entry.key, &past.event.previous);
-            }
-        }
-        let mut tree = tree.clone();
-        for (key, version) in then {
-            match version {
-                Some(entry) => {
-                    tree.insert(Slot {
-                        entry: entry.clone(),
-                        expires_ms: 0,
-                    });
+        (after, until): (u64, u64),
+        then: &mut BTreeMap<Arc<str>, Then>,
+    ) -> Result<u64, Error> {
+        if self.is_recent(after) {
+            let start = self.recent.partition_point(|r| r.event.revision() <= after);
+            for Recent { event, .. } in self.recent.range(start..) {
+                if event.revision() > until {
+                    break;
                 }
-                None => {
-                    tree.remove(key);
+                let key = &event.entry.key;
+                if key.starts_with(prefix) && !then.contains_key(key) {
+                    let was = event.previous.clone().map_or(Then::Absent, Then::Held);
+                    then.insert(key.clone(), was);
                 }
             }
+            return Ok(until);
         }
-        Ok(tree)
+        let mut reached = after;
+        for (i, past) in self.index.iter().flat_map(|i| i.after(after)).enumerate() {
+            if past.revision > self.recent_from.min(until) {
+                break;
+            }
+            if past.revision != reached && i >= LOOKED_AT {
+                return Ok(reached);
+            }
+            reached = past.revision;
+            if past.key.starts_with(prefix) && !then.contains_key(&past.key) {
+                let was = match (past.previous, &self.index) {
+                    (0, _) | (_, None) => Then::Absent,
+                    (revision, Some(index)) => Then::OnDisk(
+                        index
+                            .find(&past.key, revision)
+                            .ok_or_else(|| untold(&past.key, revision))?,
+                    ),
+                };
+                then.insert(past.key.clone(), was);
+            }
+        }
+        Ok(self.recent_from.min(until))
     }
 
     /// Ends every watch.
@@ -311,4 +479,10 @@ impl Hub {
         }
         self.watching.set(0);
     }
+}
+
+fn untold(key: &str, revision: u64) -> Error {
+    Error::Damaged(format!(
+        "the log's index does not know where revision {revision} of {key} is"
+    ))
 }

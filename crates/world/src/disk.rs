@@ -103,6 +103,12 @@ pub trait DiskFile: Send + Sync {
     /// As the file system says.
     fn read_all(&self) -> Result<Vec<u8>>;
 
+    /// Fills `into` with what stands at `offset`.
+    ///
+    /// # Errors
+    /// As the file system says; [`std::io::ErrorKind::UnexpectedEof`] when the file ends too early.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<()>;
+
     /// Writes all of `data` at `offset`, growing the file if it must.
     ///
     /// # Errors

@@ -28,6 +28,9 @@ pub struct Answer {
     pub body: Value,
     pub warnings: Vec<String>,
     pub text: String,
+    pub bytes: bytes::Bytes,
+    /// `Content-Type`.
+    pub content_type: String,
 }
 
 impl Answer {
@@ -204,6 +207,9 @@ impl Server {
             .filter_map(|w| w.to_str().ok())
             .map(str::to_owned)
             .collect();
+        let content_type = answer.headers().get("content-type");
+        let content_type = content_type.and_then(|v| v.to_str().ok());
+        let content_type = content_type.unwrap_or_default().to_owned();
         let bytes = body::collect(answer.into_body(), 64 << 20)
             .await
             .expect("a body");
@@ -213,6 +219,8 @@ impl Server {
             body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
             warnings,
             text,
+            bytes,
+            content_type,
         }
     }
 

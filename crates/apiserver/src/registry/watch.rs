@@ -1,12 +1,12 @@
-//! WATCH: the changes of a selection, in order, as lines.
+//! WATCH: the changes of a selection, in order, as lines of JSON or frames of protobuf.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Status;
 use api::facts::Kind;
+use api::{Status, protobuf};
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use store::{Entry, Event};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::list::{Selection, parse_version};
 use super::{key, store_status};
 use crate::Core;
-use crate::answer::Form;
+use crate::answer::{self, Accepted, Encoding, Form};
 use crate::request::Query;
 
 /// Lines waiting for a slow client; when they are this many, the store's queue fills and the watch ends.
@@ -29,7 +29,7 @@ pub struct Request {
     pub kind: &'static Kind,
     pub namespace: String,
     pub selection: Selection,
-    pub form: Form,
+    pub accepted: Accepted,
     version: String,
     bookmarks: bool,
     initial: Option<bool>,
@@ -47,7 +47,7 @@ impl Request {
         namespace: &str,
         name: &str,
         query: &Query,
-        form: Form,
+        accepted: Accepted,
     ) -> Result<Self, Status> {
         let selection = Selection::of(query, kind, name)?;
         let initial = query
@@ -83,7 +83,7 @@ impl Request {
             kind,
             namespace: namespace.to_owned(),
             selection,
-            form,
+            accepted,
             version: query.get("resourceVersion").to_owned(),
             bookmarks: query.is_true("allowWatchBookmarks"),
             initial,
@@ -127,7 +127,7 @@ pub async fn start(core: Arc<Core>, request: Request) -> Result<mpsc::Receiver<B
                 other => store_status(other),
             };
             // There is room: nothing was sent yet.
-            let _ = lines.try_send(error_line(&status));
+            let _ = lines.try_send(error_event(&request, &status)?);
             return Ok(out);
         }
     };
@@ -147,20 +147,14 @@ async fn follow(
     lines: mpsc::Sender<Bytes>,
 ) {
     for entry in state.iter().filter(|e| request.selection.matches(e)) {
-        if lines
-            .send(line(&core, &request, "ADDED", &entry.wire))
-            .await
-            .is_err()
-        {
+        let Some(event) = event(&core, &request, "ADDED", &entry.wire) else {
+            return;
+        };
+        if lines.send(event).await.is_err() {
             return;
         }
     }
-    if request.initial == Some(true)
-        && lines
-            .send(bookmark(&request, revision, true))
-            .await
-            .is_err()
-    {
+    if request.initial == Some(true) && !send_bookmark(&request, revision, true, &lines).await {
         return;
     }
     let end = Instant::now() + request.timeout;
@@ -178,7 +172,7 @@ async fn follow(
             () = tokio::time::sleep_until(wake) => {
                 if request.bookmarks {
                     // The store is current up to its revision: everything before it was delivered to us.
-                    if watch.events.is_empty() && lines.send(bookmark(&request, revision, false)).await.is_err() {
+                    if watch.events.is_empty() && !send_bookmark(&request, revision, false, &lines).await {
                         return;
                     }
                     next_bookmark = Instant::now() + BOOKMARK_EVERY;
@@ -191,23 +185,24 @@ async fn follow(
         };
         match received {
             Some(Ok(events)) => {
-                for event in events {
-                    revision = revision.max(event.revision());
-                    let Some((kind, wire)) = seen(&request.selection, &event) else {
+                for change in events {
+                    revision = revision.max(change.revision());
+                    let Some((kind, wire)) = seen(&request.selection, &change) else {
                         continue;
                     };
-                    if lines
-                        .send(line(&core, &request, kind, &wire))
-                        .await
-                        .is_err()
-                    {
+                    let Some(event) = event(&core, &request, kind, &wire) else {
+                        return;
+                    };
+                    if lines.send(event).await.is_err() {
                         return;
                     }
                 }
             }
             Some(Err(error)) => {
-                // The client may be gone by now; then there is nobody to tell.
-                let _ = lines.send(error_line(&store_status(error))).await;
+                if let Ok(event) = error_event(&request, &store_status(error)) {
+                    // The client may be gone by now; then there is nobody to tell.
+                    let _ = lines.send(event).await;
+                }
                 return;
             }
             None => return,
@@ -249,44 +244,76 @@ fn at_revision(entry: &Entry, revision: u64) -> Bytes {
         .into()
 }
 
-fn line(core: &Core, request: &Request, kind: &str, wire: &Bytes) -> Bytes {
-    let object = match request.form {
+/// An event of the watch; `None` ends it, when a stored object does not fit its kind.
+fn event(core: &Core, request: &Request, kind: &str, wire: &Bytes) -> Option<Bytes> {
+    let Accepted { form, encoding } = request.accepted;
+    if encoding == Encoding::Protobuf {
+        return match answer::protobuf_of(request.kind, form, wire) {
+            Ok(object) => Some(protobuf::watch_event(kind, &object).into()),
+            Err(status) => {
+                tracing::error!(resource = request.kind.plural, error = %status.message, "a watch ended");
+                None
+            }
+        };
+    }
+    let object = match form {
         Form::Object => wire.clone(),
-        _ => crate::answer::render_one(core, request.kind, request.form, wire),
+        _ => answer::render_one(core, request.kind, form, wire),
     };
+    Some(line(kind, &object))
+}
+
+fn line(kind: &str, object: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(object.len() + 32);
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b"\",\"object\":");
-    out.extend_from_slice(&object);
+    out.extend_from_slice(object);
     out.extend_from_slice(b"}\n");
     out.into()
 }
 
-fn bookmark(request: &Request, revision: u64, initial_end: bool) -> Bytes {
+/// Sends a bookmark; false when the client is gone.
+async fn send_bookmark(
+    request: &Request,
+    revision: u64,
+    initial_end: bool,
+    lines: &mpsc::Sender<Bytes>,
+) -> bool {
+    match bookmark(request, revision, initial_end) {
+        Ok(event) => lines.send(event).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+fn bookmark(request: &Request, revision: u64, initial_end: bool) -> Result<Bytes, Status> {
     let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
     if initial_end {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
-    let kind = request.kind;
-    let object = match request.form {
-        Form::Table { .. } => {
-            json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": null, "rows": []})
-        }
-        Form::Metadata => {
-            json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
-        }
-        Form::Object => {
-            json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata})
-        }
+    let Accepted { form, encoding } = request.accepted;
+    let (api_version, kind) = match form {
+        Form::Table { .. } => ("meta.k8s.io/v1".to_owned(), "Table"),
+        Form::Metadata => ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadata"),
+        Form::Object => (request.kind.api_version(), request.kind.kind),
     };
-    format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
+    let mut object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
+    if let Form::Table { .. } = form {
+        object["columnDefinitions"] = Value::Null;
+        object["rows"] = json!([]);
+    }
+    if encoding == Encoding::Protobuf {
+        let object = protobuf::bookmark(&api_version, kind, &object).map_err(Status::internal)?;
+        return Ok(protobuf::watch_event("BOOKMARK", &object).into());
+    }
+    Ok(line("BOOKMARK", object.to_string().as_bytes()))
 }
 
-fn error_line(status: &Status) -> Bytes {
-    format!(
-        "{}\n",
-        json!({"type": "ERROR", "object": status.to_value()})
-    )
-    .into()
+fn error_event(request: &Request, status: &Status) -> Result<Bytes, Status> {
+    let status = status.to_value();
+    if request.accepted.encoding == Encoding::Protobuf {
+        let object = protobuf::status(&status).map_err(Status::internal)?;
+        return Ok(protobuf::watch_event("ERROR", &object).into());
+    }
+    Ok(line("ERROR", status.to_string().as_bytes()))
 }

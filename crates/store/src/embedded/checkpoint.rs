@@ -1,6 +1,7 @@
 //! A checkpoint: the whole state at one revision, and where the log goes on from there.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use world::disk::{Disk, DiskError};
@@ -13,6 +14,8 @@ use crate::{Indexer, Seal, wire};
 const MAGIC: &[u8; 8] = b"SKIFFCKP";
 const VERSION: u32 = 1;
 const PREFIX: &str = "checkpoint-";
+/// How far apart the keys of an [`Outline`] are, in bytes.
+const BLOCK: usize = 64 << 10;
 /// How much is written at once.
 const CHUNK: usize = 1 << 20;
 
@@ -152,9 +155,9 @@ fn read_meta(input: &mut Input<'_>) -> Option<Meta> {
     })
 }
 
-type RawSlot = (std::sync::Arc<str>, u64, u64, i64, Value);
+type RawSlot = (Arc<str>, u64, u64, i64, Value);
 
-fn read_slot(input: &mut Input<'_>) -> Option<RawSlot> {
+pub(crate) fn read_slot(input: &mut Input<'_>) -> Option<RawSlot> {
     Some((
         input.key()?,
         input.u64()?,
@@ -172,4 +175,54 @@ pub(crate) fn verify(data: &[u8]) -> Result<Meta, String> {
     }
     read_meta(&mut Input(body))
         .ok_or_else(|| "it was not written by this version of the store".into())
+}
+
+/// Where the blocks of a checkpoint's entries start, each with its first key.
+#[derive(Debug)]
+pub(crate) struct Outline {
+    blocks: Vec<(Arc<str>, u64)>,
+    end: u64,
+}
+
+impl Outline {
+    /// From where to where the block reaches that `key` would stand in.
+    pub(crate) fn block(&self, key: &str) -> Option<(u64, u64)> {
+        let after = self.blocks.partition_point(|(first, _)| &**first <= key);
+        let start = self.blocks.get(after.checked_sub(1)?)?.1;
+        Some((
+            start,
+            self.blocks.get(after).map_or(self.end, |(_, at)| *at),
+        ))
+    }
+}
+
+/// The outline of a whole checkpoint, whose checksum is proved.
+pub(crate) fn outline(data: &[u8]) -> Result<Outline, String> {
+    verify(data)?;
+    let body = &data[..data.len() - 4];
+    let mut input = Input(body);
+    read_meta(&mut input).ok_or("it was not written by this version of the store")?;
+    let count = input.u64().ok_or("it is cut off")?;
+    let mut blocks: Vec<(Arc<str>, u64)> = Vec::new();
+    let mut next = 0;
+    for _ in 0..count {
+        let at = body.len() - input.0.len();
+        let key = skip_slot(&mut input).ok_or("an entry is cut off")?;
+        if at >= next {
+            blocks.push((key.into(), at as u64));
+            next = at + BLOCK;
+        }
+    }
+    Ok(Outline {
+        blocks,
+        end: body.len() as u64,
+    })
+}
+
+/// The key of the next entry; nothing is copied.
+fn skip_slot<'a>(input: &mut Input<'a>) -> Option<&'a str> {
+    let key = std::str::from_utf8(input.bytes()?).ok()?;
+    input.take(3 * 8 + 1 + 4)?;
+    input.bytes()?;
+    Some(key)
 }

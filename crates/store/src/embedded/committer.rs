@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::log::{Log, WriteError};
 use super::record::{self, Record};
 use super::{Inner, LAZY_MAX};
+use crate::history::Place;
 use crate::state::Tree;
 use crate::transact::{self, Evaluated, Prepared};
 use crate::{Error, Event, Outcome};
@@ -179,7 +180,7 @@ impl Inner {
             ));
         }
         self.view
-            .publish(queue.tree.clone(), revision, &events, now_ms);
+            .publish(queue.tree.clone(), revision, &events, None, now_ms);
         self.add_deadlines(&deadlines, revision);
         self.show(queue, encoded, revision);
         Ok(Admitted::Answered(outcome))
@@ -286,10 +287,10 @@ impl Inner {
         let written = if durable {
             self.write(&mut log, &batch, revision, now_ms)
         } else {
-            Ok(())
+            Ok(None)
         };
         match written {
-            Ok(()) => self.finish(batch, durable, &tree, revision, now_ms),
+            Ok(place) => self.finish(batch, (durable, place), &tree, revision, now_ms),
             Err(error) => return self.fail(batch, &error),
         }
         if durable {
@@ -303,31 +304,43 @@ impl Inner {
         batch: &[Queued],
         last: u64,
         now_ms: i64,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Option<Place>, WriteError> {
         let payload: Vec<&[u8]> = batch
             .iter()
             .map(|q| &*q.encoded)
             .filter(|e| !e.is_empty())
             .collect();
         if payload.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let first = batch
             .iter()
             .map(|q| q.revision)
             .find(|r| *r > 0)
             .unwrap_or(last);
-        log.write((first, last), now_ms, &payload)?;
+        let place = log.write((first, last), now_ms, &payload)?;
         self.groups.inc();
         self.txns
             .add(batch.iter().filter(|q| q.revision > 0).count() as u64);
-        Ok(())
+        Ok(Some(place))
     }
 
-    fn finish(&self, batch: Vec<Queued>, durable: bool, tree: &Tree, revision: u64, now_ms: i64) {
+    fn finish(
+        &self,
+        batch: Vec<Queued>,
+        (durable, place): (bool, Option<Place>),
+        tree: &Tree,
+        revision: u64,
+        now_ms: i64,
+    ) {
+        if let Some(place) = place {
+            let shown = batch.iter().filter(|q| q.shown).map(|q| q.revision);
+            self.view.hub().written(shown, place);
+        }
         let events: Vec<Event> = batch.iter().flat_map(|q| &q.events).cloned().collect();
         if !events.is_empty() {
-            self.view.publish(tree.clone(), revision, &events, now_ms);
+            self.view
+                .publish(tree.clone(), revision, &events, place, now_ms);
         }
         let mut answers = Vec::with_capacity(batch.len());
         let mut lazy = Vec::new();

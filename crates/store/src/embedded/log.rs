@@ -8,6 +8,7 @@ use world::metrics::Counter;
 
 use super::Spawn;
 use super::segment::{self, HEAD, Position};
+use crate::history::Place;
 
 /// Segments that are kept for reuse.
 const SPARES: usize = 2;
@@ -140,13 +141,13 @@ impl Log {
         self.at
     }
 
-    /// Writes one group and makes it durable.
+    /// Writes one group, makes it durable, and returns where it stands.
     pub(crate) fn write(
         &mut self,
         revisions: (u64, u64),
         time_ms: i64,
         payload: &[&[u8]],
-    ) -> Result<(), WriteError> {
+    ) -> Result<Place, WriteError> {
         let size = segment::group_size(payload.iter().map(|p| p.len()).sum());
         if self.at.offset > HEAD && self.at.offset + size > self.shelf.segment_bytes {
             self.rotate()?;
@@ -155,6 +156,7 @@ impl Log {
         if self.at.offset < HEAD {
             buffer = segment::head(self.at.segment, self.at.chain);
         }
+        let start = self.at.offset + buffer.len() as u64;
         let chain = segment::put_group(
             &mut buffer,
             self.at.segment,
@@ -178,7 +180,7 @@ impl Log {
         self.at.offset += buffer.len() as u64;
         self.at.chain = chain;
         self.grown += buffer.len() as u64;
-        Ok(())
+        Ok(segment::place(self.at.segment, start))
     }
 
     fn rotate(&mut self) -> Result<(), WriteError> {

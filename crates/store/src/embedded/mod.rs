@@ -1,5 +1,6 @@
 //! The engine that keeps its own log and checkpoints in a directory. `DESIGN.md` holds the format and its crash story.
 
+mod archive;
 mod checkpoint;
 mod committer;
 mod log;
@@ -17,6 +18,7 @@ use world::Clock;
 use world::disk::{Disk, DiskError};
 use world::metrics::{Counter, Gauge, Metrics};
 
+use self::archive::Archive;
 use self::checkpoint::Meta;
 use self::committer::{Admitted, Answer, Queue, Shared};
 use self::log::{Log, Shelf, WriteError};
@@ -90,7 +92,7 @@ pub struct Options {
     pub segment_bytes: u64,
     /// A checkpoint is made when the log has grown by this much, and by as much as the last checkpoint has.
     pub checkpoint_bytes: u64,
-    /// Log kept for history, at most; older history is lost by a restart.
+    /// Log kept for history, at most.
     pub history_bytes: u64,
     /// The largest value that is taken.
     pub max_value: usize,
@@ -99,7 +101,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults: threads, 8 MiB segments, checkpoints from 16 MiB, values up to 1.5 MiB, lazy writes within ten minutes.
+    /// The defaults: threads, a history of one hour or 1 GiB of log, 4 MiB of it in memory, 8 MiB segments, checkpoints from
+    /// 16 MiB, values up to 1.5 MiB, lazy writes within ten minutes.
     #[must_use]
     pub fn new(indexer: Arc<dyn Indexer>, seal: Arc<dyn Seal>, clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -107,10 +110,13 @@ impl Options {
             seal,
             clock,
             spawn: Some(Arc::new(Threads)),
-            window: Window::default(),
+            window: Window {
+                bytes: 4 << 20,
+                ..Window::default()
+            },
             segment_bytes: 8 << 20,
             checkpoint_bytes: 16 << 20,
-            history_bytes: 256 << 20,
+            history_bytes: 1 << 30,
             max_value: transact::MAX_VALUE,
             lazy_after: Duration::from_secs(600),
         }
@@ -178,7 +184,7 @@ impl Embedded {
                 }
                 _ => on_disk(&e),
             })?;
-        let new_hub = || View::hub_of(options.window, metrics);
+        let new_hub = || View::hub_of(options.window, true, metrics);
         let recovery = Recovery {
             disk: &*disk,
             dir,
@@ -214,11 +220,30 @@ impl Embedded {
         let payload: Vec<&[u8]> = opening.iter().map(Vec::as_slice).collect();
         log.write((found.revision, found.revision), now_ms, &payload)
             .map_err(|WriteError { error, .. }| on_disk(&error))?;
-        found.hub.remember(&[], now_ms);
+        drop(found.hub.remember(&[], None, now_ms));
         let deadlines = Deadlines::default();
         for slot in found.tree.iter().filter(|s| s.expires_ms > 0) {
             deadlines.add(slot.expires_ms, slot.entry.key.clone(), slot.entry.revision);
         }
+        let archive = Archive::new(
+            disk,
+            dir.to_owned(),
+            options.indexer.clone(),
+            options.seal.clone(),
+            options.spawn.clone(),
+            metrics.counter(
+                "skiff_store_history_reads_total",
+                "Groups and blocks read back from the store's log and checkpoints.",
+                "",
+            ),
+        );
+        let view = View::new(
+            found.tree.clone(),
+            found.revision,
+            found.hub,
+            Some(Arc::new(archive)),
+            options.window,
+        );
         let inner = Arc::new(Inner {
             indexer: options.indexer,
             seal: options.seal,
@@ -229,14 +254,14 @@ impl Embedded {
             lazy_after: options.lazy_after,
             checkpoint_bytes: options.checkpoint_bytes,
             history_bytes: options.history_bytes,
-            shared: Shared::new(Queue::new(found.tree.clone(), found.revision)),
+            shared: Shared::new(Queue::new(found.tree, found.revision)),
             log: Mutex::new(log),
             checkpoints: Arc::new(Mutex::new(Checkpoints {
                 kept: found.checkpoints,
                 last_bytes: 0,
                 running: false,
             })),
-            view: Arc::new(View::new(found.tree, found.revision, found.hub)),
+            view: Arc::new(view),
             deadlines,
             room: Semaphore::new(QUEUE_KIB),
             hold: Mutex::new(Some(hold)),
@@ -492,6 +517,10 @@ impl CheckpointJob {
             (None, _) if whole_log_fits => return Ok(()),
             (None, size) => size.unwrap_or(newest),
         };
+        // Before the first file goes: who looks up a position from now on is told that it is compacted.
+        if let Some((base, _)) = checkpoints.kept.get(from) {
+            self.view.set_base(*base);
+        }
         for (revision, _) in checkpoints.kept.drain(..from) {
             self.shelf
                 .disk
@@ -546,7 +575,7 @@ impl Store for Embedded {
         at: Option<u64>,
         limit: usize,
     ) -> Result<Range, Error> {
-        self.0.view.range(prefix, start_after, at, limit)
+        self.0.view.range(prefix, start_after, at, limit).await
     }
 
     async fn txn(&self, txn: Txn) -> Result<Outcome, Error> {
@@ -556,7 +585,7 @@ impl Store for Embedded {
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<Watch, Error> {
         expiry::ensure(&self.0);
-        self.0.view.watch(prefix, after)
+        self.0.view.watch(prefix, after).await
     }
 
     async fn compact(&self, revision: u64) -> Result<(), Error> {

@@ -101,14 +101,77 @@ impl Value {
     }
 
     pub(crate) fn decode(input: &mut Input<'_>) -> Option<Self> {
-        let flags = input.u8()?;
-        let rv_offset = input.u32()?;
-        let bytes = Bytes::copy_from_slice(input.bytes()?);
+        Some(RawValue::decode(input)?.into())
+    }
+}
+
+/// A [`Value`] that still stands in what it was read from.
+pub(crate) struct RawValue<'a> {
+    flags: u8,
+    rv_offset: u32,
+    bytes: &'a [u8],
+}
+
+impl<'a> RawValue<'a> {
+    fn decode(input: &mut Input<'a>) -> Option<Self> {
         Some(Self {
-            bytes,
-            sealed: flags & SEALED != 0,
-            rv_offset: (flags & HAS_RV != 0).then_some(rv_offset),
+            flags: input.u8()?,
+            rv_offset: input.u32()?,
+            bytes: input.bytes()?,
         })
+    }
+}
+
+impl From<RawValue<'_>> for Value {
+    fn from(raw: RawValue<'_>) -> Self {
+        Self {
+            bytes: Bytes::copy_from_slice(raw.bytes),
+            sealed: raw.flags & SEALED != 0,
+            rv_offset: (raw.flags & HAS_RV != 0).then_some(raw.rv_offset),
+        }
+    }
+}
+
+/// Shows every put of a group to `put`, copying nothing. `Ok(None)`: a record cannot be read.
+pub(crate) fn each_put<'a, E>(
+    payload: &'a [u8],
+    mut put: impl FnMut(u64, &'a str, RawValue<'a>) -> Result<(), E>,
+) -> Result<Option<()>, E> {
+    let mut input = Input(payload);
+    while !input.0.is_empty() {
+        match input.u8() {
+            Some(TXN) => {
+                let (Some(revision), Some(ops)) = (input.u64(), input.u32()) else {
+                    return Ok(None);
+                };
+                for _ in 0..ops {
+                    let Some(op) = raw_op(&mut input) else {
+                        return Ok(None);
+                    };
+                    if let (key, Some(value)) = op {
+                        put(revision, key, value)?;
+                    }
+                }
+            }
+            Some(GAP) if input.take(16).is_some() => {}
+            Some(COMPACT) if input.take(8).is_some() => {}
+            Some(OPENED | CLOSED) => {}
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(()))
+}
+
+fn raw_op<'a>(input: &mut Input<'a>) -> Option<(&'a str, Option<RawValue<'a>>)> {
+    let kind = input.u8()?;
+    let key = std::str::from_utf8(input.bytes()?).ok()?;
+    match kind {
+        PUT => {
+            input.i64()?;
+            Some((key, Some(RawValue::decode(input)?)))
+        }
+        DELETE => Some((key, None)),
+        _ => None,
     }
 }
 
@@ -281,6 +344,7 @@ pub(crate) fn set_revision(encoded: &mut [u8], revision: u64) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -331,9 +395,28 @@ mod tests {
         }
 
         #[test]
+        fn every_put_is_shown(records in proptest::collection::vec(record(), 0..6)) {
+            let bytes: Vec<u8> = records.iter().flat_map(Record::to_vec).collect();
+            let mut shown = Vec::new();
+            each_put(&bytes, |revision, key, value| {
+                shown.push((revision, key.to_owned(), Value::from(value)));
+                Ok::<_, ()>(())
+            }).unwrap().unwrap();
+            let puts = records.into_iter().flat_map(|r| match r {
+                Record::Txn { revision, ops } => ops.into_iter().filter_map(|op| match op {
+                    Change::Put { key, value, .. } => Some((revision, key.to_string(), value)),
+                    Change::Delete { .. } => None,
+                }).collect(),
+                _ => Vec::new(),
+            });
+            prop_assert_eq!(shown, puts.collect::<Vec<_>>());
+        }
+
+        #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut input = Input(&bytes);
             while !input.0.is_empty() && Record::decode(&mut input).is_some() {}
+            let _ = each_put(&bytes, |_, _, _| Ok::<_, ()>(()));
         }
     }
 }

@@ -10,6 +10,7 @@ use world::disk::{Disk, DiskError};
 use super::checkpoint;
 use super::record::{Change, Input, Record};
 use super::segment::{self, HEAD, Position};
+use crate::history::Place;
 use crate::state::Tree;
 use crate::watch::Hub;
 use crate::{Error, Event, Indexer, Seal, transact, wire};
@@ -132,7 +133,7 @@ impl Recovery<'_> {
             found.revision = meta.revision;
             found.position = meta.position;
             found.restored = meta.snapshot;
-            found.hub.forget(meta.revision);
+            found.hub.set_base(meta.revision);
             for (from, to) in meta.gaps {
                 found.hub.add_gap(from, to);
             }
@@ -224,7 +225,7 @@ impl Recovery<'_> {
             let offset = usize::try_from(at.offset).unwrap_or(usize::MAX);
             match segment::read_group(data, offset, at.segment) {
                 Some(group) if group.prev == at.chain => {
-                    self.apply(found, &group)
+                    self.apply(found, &group, segment::place(at.segment, at.offset))
                         .map_err(|why| damaged(path, at.offset, &why))?;
                     found.grown += (group.end - offset) as u64;
                     found.position = Position {
@@ -256,7 +257,12 @@ impl Recovery<'_> {
         }
     }
 
-    fn apply(&self, found: &mut Found, group: &segment::Group<'_>) -> Result<(), String> {
+    fn apply(
+        &self,
+        found: &mut Found,
+        group: &segment::Group<'_>,
+        place: Place,
+    ) -> Result<(), String> {
         found.fresh = false;
         found.restored = false;
         let mut input = Input(group.payload);
@@ -270,13 +276,13 @@ impl Recovery<'_> {
                         events.extend(self.change(&mut found.tree, revision, op)?);
                     }
                     found.revision = revision;
-                    found.hub.remember(&events, group.time_ms);
+                    found.hub.remember(&events, Some(place), group.time_ms);
                 }
                 Record::Gap { from, to } => {
                     found.hub.add_gap(from, to);
                     found.revision = to;
                 }
-                Record::Compact { revision } => found.hub.forget(revision),
+                Record::Compact { revision } => drop(found.hub.forget(revision)),
                 Record::Opened | Record::Closed => {}
             }
         }

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::record::{Input, put_u32, put_u64};
+use crate::history::Place;
 
 /// The size of a segment's head.
 pub(crate) const HEAD: u64 = 64;
@@ -34,6 +35,15 @@ impl Position {
         offset: 0,
         chain: 0,
     };
+}
+
+/// The position of a group for the index of history, which has no room for more: segments are far below 4 GiB, and 2^32 of
+/// them far beyond any disk.
+pub(crate) fn place(segment: u64, offset: u64) -> Place {
+    Place {
+        segment: u32::try_from(segment).unwrap_or(u32::MAX),
+        offset: u32::try_from(offset).unwrap_or(u32::MAX),
+    }
 }
 
 pub(crate) fn path(dir: &Path, id: u64) -> PathBuf {
@@ -151,6 +161,15 @@ pub(crate) fn read_group(data: &[u8], at: usize, segment: u64) -> Option<Group<'
         payload,
         end,
     })
+}
+
+/// How long the payload of the group with this head is; `None` when it is no head of a group of this segment.
+pub(crate) fn payload_len(head: &[u8], segment: u64) -> Option<usize> {
+    let mut input = Input(head.get(..GROUP_HEAD)?);
+    let (magic, len, found) = (input.u32()?, input.u32()?, input.u64()?);
+    let chain = u32::from_le_bytes(head[48..52].try_into().ok()?);
+    let whole = magic == GROUP_MAGIC && found == segment && crc32c::crc32c(&head[..48]) == chain;
+    usize::try_from(len).ok().filter(|_| whole)
 }
 
 /// Where the first whole group of this segment stands at or after `from`.

@@ -7,11 +7,14 @@
 )]
 
 mod engine;
+mod history;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use store::{Beside, Embedded, Error, Indexer, Memory, Op, Options, Outcome, Store, Txn, Unsealed};
+use store::{
+    Beside, Embedded, Entry, Error, Indexer, Memory, Op, Options, Outcome, Store, Txn, Unsealed,
+};
 use world::SystemClock;
 use world::disk::FaultyDisk;
 use world::metrics::Metrics;
@@ -28,6 +31,8 @@ fn open(disk: &FaultyDisk) -> Result<Embedded, Error> {
     options.spawn = None;
     options.segment_bytes = 4096;
     options.checkpoint_bytes = 16 << 10;
+    // Little, so that most of what is asked of the past comes from disk.
+    options.window.bytes = 8 << 10;
     Embedded::open(
         Arc::new(disk.clone()),
         Path::new("/s"),
@@ -120,6 +125,9 @@ async fn no_acknowledged_write_is_lost_at_any_crash_point() {
         }
         disk.crash(seed);
         let store = open(&disk).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        if seed % 4 == 0 {
+            history_is_whole(&store, &acknowledged, seed).await;
+        }
         for (key, revision) in acknowledged {
             let found = store.get(&key).await.unwrap().map_or(0, |e| e.revision);
             assert!(
@@ -127,5 +135,23 @@ async fn no_acknowledged_write_is_lost_at_any_crash_point() {
                 "seed {seed}: {key} is at {found}, acknowledged at {revision}"
             );
         }
+    }
+}
+
+/// A watch from the beginning tells every acknowledged write, in order and once.
+async fn history_is_whole(store: &dyn Store, acknowledged: &[(String, u64)], seed: u64) {
+    let last = acknowledged.iter().map(|(_, r)| *r).max().unwrap_or(1);
+    let mut watch = store.watch("/", 1).await.unwrap();
+    let (mut told, mut reached) = (std::collections::BTreeSet::new(), 1);
+    while reached < last {
+        let batch = watch.events.recv().await.unwrap();
+        for event in batch.unwrap_or_else(|e| panic!("seed {seed}: {e}")) {
+            assert!(event.revision() > reached, "seed {seed}: out of order");
+            reached = event.revision();
+            told.insert((event.entry.key.to_string(), reached));
+        }
+    }
+    for write in acknowledged {
+        assert!(told.contains(write), "seed {seed}: {write:?} was not told");
     }
 }

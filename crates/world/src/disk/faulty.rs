@@ -425,6 +425,18 @@ impl DiskFile for FaultyFile {
         })
     }
 
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        self.with("read", |state| {
+            state.read()?;
+            let data = &inode(state, self.inode)?.live;
+            let start = usize::try_from(offset).map_err(io::Error::other)?;
+            let end = start.checked_add(into.len());
+            let part = end.and_then(|end| data.get(start..end));
+            into.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        })
+    }
+
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.with("write", |state| {
             let offset = usize::try_from(offset).map_err(io::Error::other)?;

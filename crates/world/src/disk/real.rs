@@ -109,6 +109,10 @@ impl DiskFile for RealFile {
         Ok(data)
     }
 
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        at("read", &self.path, self.file.read_exact_at(into, offset))
+    }
+
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         at("write", &self.path, self.file.write_all_at(data, offset))
     }

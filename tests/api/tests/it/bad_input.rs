@@ -54,7 +54,7 @@ async fn bodies_that_cannot_be_read() {
         server.raw(ADMIN, "POST", PODS, &protobuf, "k8s").await.code,
         400
     );
-    let accept = [("accept", "application/vnd.kubernetes.protobuf")];
+    let accept = [("accept", "text/html")];
     assert_eq!(server.raw(ADMIN, "GET", PODS, &accept, "").await.code, 406);
 }
 

@@ -5,6 +5,8 @@ mod apply;
 mod bad_input;
 mod deletion;
 mod floors;
+mod kinds;
 mod objects;
+mod protobuf;
 mod transports;
 mod watch;

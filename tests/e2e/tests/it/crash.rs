@@ -1,7 +1,6 @@
 //! The server is killed amid writers: what was acknowledged is there, and containers are the same processes.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
 
 use crate::examples::with_examples;
 
@@ -49,19 +48,19 @@ fn what_was_acknowledged_survives_and_containers_go_on() {
     std::fs::write(&script, WRITERS).unwrap();
     let mut acknowledged = BTreeSet::new();
     for round in 0..rounds {
-        let writers = node
+        let said = node.dir().join(format!("written-{round}"));
+        let mut writers = node
             .command(&format!("python3 {} {round}", script.display()))
-            .stdout(Stdio::piped())
+            .stdout(std::fs::File::create(&said).unwrap())
             .spawn()
             .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(500 + 37 * round));
+        node.eventually(&format!("[ -s {} ]", said.display()));
+        // Amid the writes, at another moment each time.
+        std::thread::sleep(std::time::Duration::from_millis(100 + 37 * round));
         node.kill_server();
-        let output = writers.wait_with_output().unwrap();
-        let names = String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
-        assert!(!names.is_empty(), "round {round} wrote nothing");
+        writers.wait().unwrap();
+        let names = std::fs::read_to_string(&said).unwrap();
+        let names: Vec<String> = names.lines().map(str::to_owned).collect();
         acknowledged.extend(names);
         node.start_server();
         let stored = node.sh("kubectl get configmaps -n demo -o name | sed 's,.*/,,'");

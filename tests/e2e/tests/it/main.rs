@@ -10,3 +10,5 @@ mod clients;
 mod crash;
 mod examples;
 mod leftovers;
+mod libraries;
+mod nodes;

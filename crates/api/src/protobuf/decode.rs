@@ -1,25 +1,28 @@
-//! Kubernetes' protobuf, read along the tables of fields: clients such as `kubectl create` send it.
+//! Protobuf to JSON's tree.
 //!
-//! Follows <https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding>: the bytes `k8s\0`, then a
-//! `runtime.Unknown` with the type and the object's message. Go writes plain fields even when they are empty and leaves
-//! out absent pointers; since the wire does not tell the two apart, empty strings are dropped except where a pointer to
-//! one has a meaning of its own.
+//! Go writes plain fields even when they are empty and leaves out absent pointers; since the wire does not tell the two
+//! apart, empty strings are dropped except where a pointer to one has a meaning of its own.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Number, Value};
 
-use crate::facts::{self, Ty, TypeId};
+use super::MAGIC;
+use super::layout::{self, AnyForm, Layout, Part};
+use crate::facts::{self, Field, Ty, TypeId};
 
-/// What the envelope starts with.
-pub const MAGIC: &[u8] = b"k8s\0";
 /// Messages nest at most this deep.
 const MAX_DEPTH: usize = 100;
 /// Fields in which an empty string is not the same as none.
-const MEANINGFUL_WHEN_EMPTY: [&str; 3] = [
-    "storageClassName",
-    "ingressClassName",
-    "volumeAttributesClassName",
+const MEANINGFUL_WHEN_EMPTY: [(&str, &str); 8] = [
+    ("PersistentVolumeClaimSpec", "storageClassName"),
+    ("PersistentVolumeClaimSpec", "volumeAttributesClassName"),
+    ("PersistentVolumeSpec", "volumeAttributesClassName"),
+    ("IngressSpec", "ingressClassName"),
+    ("HostPathVolumeSource", "type"),
+    ("GRPCAction", "service"),
+    ("EndpointPort", "name"),
+    ("Preconditions", "resourceVersion"),
 ];
 
 /// Reads an object of type `ty` from its envelope; apiVersion and kind are the envelope's.
@@ -126,64 +129,111 @@ fn utf8(bytes: &[u8]) -> Result<String, String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| "proto: a string is not valid UTF-8".into())
 }
 
+/// Whose field a value is.
+#[derive(Clone, Copy)]
+struct At {
+    owner: TypeId,
+    name: &'static str,
+    depth: usize,
+}
+
 fn message(ty: TypeId, bytes: &[u8], depth: usize) -> Result<Map<String, Value>, String> {
     if depth > MAX_DEPTH {
         return Err("exceeded max depth".into());
     }
-    let fields = facts::type_of(ty).fields;
     let mut object = Map::new();
-    for field in Fields(bytes) {
-        let (number, wire) = field?;
-        // Fields of a newer version are skipped, as Go does.
-        let Some(field) = fields.iter().find(|f| u64::from(f.pb) == number) else {
-            continue;
-        };
-        match field.ty {
-            Ty::List(item) => {
-                let list = object
-                    .entry(field.name)
-                    .or_insert_with(|| Value::Array(Vec::new()));
-                if let Value::Array(list) = list {
-                    extend(list, *item, wire, depth)?;
-                }
-            }
-            Ty::Map(value) => {
-                let map = object
-                    .entry(field.name)
-                    .or_insert_with(|| Value::Object(Map::new()));
-                if let (Value::Object(map), Wire::Bytes(entry)) = (map, wire) {
-                    let (key, value) = map_entry(*value, entry, depth)?;
-                    map.insert(key, value);
-                }
-            }
-            ty => {
-                let value = single(ty, wire, depth)?;
-                let empty =
-                    value.as_str() == Some("") && !MEANINGFUL_WHEN_EMPTY.contains(&field.name);
-                if !empty && !value.is_null() {
-                    object.insert(field.name.into(), value);
-                }
-            }
-        }
-    }
+    read(ty, layout::of(ty), bytes, depth, &mut object)?;
     Ok(object)
 }
 
+fn read(
+    owner: TypeId,
+    layout: &'static Layout,
+    bytes: &[u8],
+    depth: usize,
+    object: &mut Map<String, Value>,
+) -> Result<(), String> {
+    for field in Fields(bytes) {
+        let (number, wire) = field?;
+        // Fields of a newer version are skipped, as Go does.
+        match (layout.part(number), wire) {
+            (None, _) => {}
+            (Some(Part::Inlined(inner)), Wire::Bytes(bytes)) => {
+                read(owner, inner, bytes, depth, object)?;
+            }
+            (Some(Part::Inlined(_)), _) => return Err("proto: wrong wireType for a message".into()),
+            (Some(Part::Field(field)), wire) => {
+                let name = field.name;
+                let at = At { owner, name, depth };
+                set(at, field, wire, object)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds to a list or map, or sets a single value unless it says nothing.
+fn set(
+    at: At,
+    field: &Field,
+    wire: Wire<'_>,
+    object: &mut Map<String, Value>,
+) -> Result<(), String> {
+    match field.ty {
+        Ty::List(item) => {
+            let list = object
+                .entry(field.name)
+                .or_insert_with(|| Value::Array(Vec::new()));
+            if let Value::Array(list) = list {
+                extend(at, list, *item, wire)?;
+            }
+        }
+        Ty::Map(value) => {
+            let map = object
+                .entry(field.name)
+                .or_insert_with(|| Value::Object(Map::new()));
+            if let (Value::Object(map), Wire::Bytes(entry)) = (map, wire) {
+                let (key, value) = map_entry(at, *value, entry)?;
+                map.insert(key, value);
+            }
+        }
+        ty => {
+            let value = single(at, ty, wire)?;
+            let empty = match &value {
+                Value::Null => true,
+                Value::String(text) => text.is_empty() && !means_something_empty(at),
+                Value::Bool(b) => field.omit_zero && !b,
+                Value::Number(n) => field.omit_zero && n.as_i64() == Some(0),
+                _ => false,
+            };
+            if !empty {
+                object.insert(field.name.into(), value);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn means_something_empty(at: At) -> bool {
+    let owner = facts::type_of(at.owner).name;
+    MEANINGFUL_WHEN_EMPTY.contains(&(owner, at.name))
+}
+
 /// Adds one item, or a packed run of numbers.
-fn extend(list: &mut Vec<Value>, item: Ty, wire: Wire<'_>, depth: usize) -> Result<(), String> {
+fn extend(at: At, list: &mut Vec<Value>, item: Ty, wire: Wire<'_>) -> Result<(), String> {
     if let (Ty::Int32 | Ty::Int64 | Ty::Bool, Wire::Bytes(packed)) = (item, &wire) {
         let mut packed = Fields(packed);
         while !packed.0.is_empty() {
             let number = packed.varint()?;
-            list.push(single(item, Wire::Varint(number), depth)?);
+            list.push(single(at, item, Wire::Varint(number))?);
         }
         return Ok(());
     }
-    list.push(single(item, wire, depth)?);
+    list.push(single(at, item, wire)?);
     Ok(())
 }
 
-fn map_entry(value: Ty, entry: &[u8], depth: usize) -> Result<(String, Value), String> {
+fn map_entry(at: At, value: Ty, entry: &[u8]) -> Result<(String, Value), String> {
     let (mut key, mut found) = (String::new(), None);
     for field in Fields(entry) {
         match field? {
@@ -195,19 +245,19 @@ fn map_entry(value: Ty, entry: &[u8], depth: usize) -> Result<(String, Value), S
                         let mut list = Vec::new();
                         for field in Fields(wrapped) {
                             if let (1, wire) = field? {
-                                extend(&mut list, *item, wire, depth)?;
+                                extend(at, &mut list, *item, wire)?;
                             }
                         }
                         Value::Array(list)
                     }
-                    (ty, wire) => single(ty, wire, depth)?,
+                    (ty, wire) => single(at, ty, wire)?,
                 });
             }
             _ => {}
         }
     }
     let empty = || match value {
-        Ty::String | Ty::Bytes | Ty::Quantity => Value::String(String::new()),
+        ty if layout::is_text(ty) => Value::String(String::new()),
         Ty::List(_) => Value::Array(Vec::new()),
         _ => Value::Object(Map::new()),
     };
@@ -219,7 +269,7 @@ fn map_entry(value: Ty, entry: &[u8], depth: usize) -> Result<(String, Value), S
     clippy::cast_possible_truncation,
     reason = "a varint is two's complement"
 )]
-fn single(ty: Ty, wire: Wire<'_>, depth: usize) -> Result<Value, String> {
+fn single(at: At, ty: Ty, wire: Wire<'_>) -> Result<Value, String> {
     Ok(match (ty, wire) {
         (Ty::Bool, Wire::Varint(n)) => Value::Bool(n != 0),
         (Ty::Int32, Wire::Varint(n)) => Value::from(n as i32),
@@ -235,8 +285,8 @@ fn single(ty: Ty, wire: Wire<'_>, depth: usize) -> Result<Value, String> {
         (Ty::Time | Ty::MicroTime, Wire::Bytes(bytes)) => time(ty, bytes)?,
         (Ty::Quantity, Wire::Bytes(bytes)) => Value::String(text_of(bytes, 1)?),
         (Ty::IntOrString, Wire::Bytes(bytes)) => int_or_string(bytes)?,
-        (Ty::Any, Wire::Bytes(bytes)) => raw_json(bytes)?,
-        (Ty::Struct(ty), Wire::Bytes(bytes)) => Value::Object(message(ty, bytes, depth + 1)?),
+        (Ty::Any, Wire::Bytes(bytes)) => any_json(at, bytes)?,
+        (Ty::Struct(ty), Wire::Bytes(bytes)) => Value::Object(message(ty, bytes, at.depth + 1)?),
         // A list within a list has no wire form of its own in Kubernetes' messages.
         (ty, _) => return Err(format!("proto: wrong wireType for a {ty:?}")),
     })
@@ -302,13 +352,31 @@ fn int_or_string(bytes: &[u8]) -> Result<Value, String> {
     })
 }
 
-fn raw_json(bytes: &[u8]) -> Result<Value, String> {
+/// Any JSON, in the form that its field has.
+fn any_json(at: At, bytes: &[u8]) -> Result<Value, String> {
+    let form = layout::any_form(at.owner, at.name);
+    let schema = |bytes| message(at.owner, bytes, at.depth + 1).map(Value::Object);
+    let (mut single, mut list) = (Value::Null, None::<Vec<Value>>);
     for field in Fields(bytes) {
-        if let (1, Wire::Bytes(json)) = field? {
-            return serde_json::from_slice(json).map_err(|e| e.to_string());
+        match (form, field?) {
+            (AnyForm::Raw, (1, Wire::Bytes(json))) => {
+                single = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+            }
+            (AnyForm::SchemaOrBool, (1, Wire::Varint(allows))) if single.is_null() => {
+                single = Value::Bool(allows != 0);
+            }
+            (AnyForm::SchemaOrArray | AnyForm::SchemaOrStrings, (1, Wire::Bytes(bytes)))
+            | (AnyForm::SchemaOrBool, (2, Wire::Bytes(bytes))) => single = schema(bytes)?,
+            (AnyForm::SchemaOrArray, (2, Wire::Bytes(bytes))) => {
+                list.get_or_insert_default().push(schema(bytes)?);
+            }
+            (AnyForm::SchemaOrStrings, (2, Wire::Bytes(name))) => {
+                list.get_or_insert_default().push(utf8(name)?.into());
+            }
+            _ => {}
         }
     }
-    Ok(Value::Null)
+    Ok(list.map_or(single, Value::Array))
 }
 
 #[cfg(test)]
@@ -356,6 +424,7 @@ mod tests {
             enveloped.extend_from_slice(&body);
             let _ = decode(pods, &enveloped);
             let _ = message(pods, &body, 0);
+            let _ = message(layout::schema_props().unwrap(), &body, 0);
         }
     }
 }
