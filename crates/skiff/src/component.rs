@@ -128,12 +128,13 @@ pub struct ControllersFlags {
 }
 
 impl Connection {
-    /// Logs from now on, and reads the kubeconfig.
-    fn open(&self) -> Result<(HttpsConfig, Client), Failure> {
+    /// Logs from now on, and reads the kubeconfig. `component` is upstream's name, which the API server is told.
+    fn open(&self, component: &str) -> Result<(HttpsConfig, Client), Failure> {
         logging::start(self.log_json);
-        let config = client::kubeconfig::read(&self.kubeconfig).map_err(|e| {
+        let mut config = client::kubeconfig::read(&self.kubeconfig).map_err(|e| {
             Failure::usage(e).hint("--kubeconfig names the file with server and credentials")
         })?;
+        component.clone_into(&mut config.agent);
         let transport = HttpsTransport::new(config.clone())
             .map_err(|e| Failure::usage(format!("{}: {e}", self.kubeconfig.display())))?;
         Ok((config, Client::new(transport)))
@@ -261,7 +262,7 @@ fn read(path: &Path) -> Result<String, Failure> {
 /// # Errors
 /// What keeps it from starting.
 pub fn kubelet(common: &Common, flags: &KubeletFlags) -> Result<(), Failure> {
-    let (config, client) = flags.connection.open()?;
+    let (config, client) = flags.connection.open("kubelet")?;
     let serving = match (&flags.tls_cert_file, &flags.tls_private_key_file) {
         (Some(cert), Some(key)) => Some(pki::Leaf {
             cert_pem: read(cert)?,
@@ -314,7 +315,7 @@ pub fn kubelet(common: &Common, flags: &KubeletFlags) -> Result<(), Failure> {
 /// # Errors
 /// What keeps it from starting.
 pub fn proxy(common: &Common, flags: &ProxyFlags) -> Result<(), Failure> {
-    let (_, client) = flags.connection.open()?;
+    let (_, client) = flags.connection.open("kube-proxy")?;
     let _running = claim(common, "proxy")?;
     server::run_to_the_end(async move {
         let site = flags.node.site(common)?;
@@ -332,7 +333,7 @@ pub fn proxy(common: &Common, flags: &ProxyFlags) -> Result<(), Failure> {
 /// # Errors
 /// What keeps it from starting.
 pub fn dns(common: &Common, flags: &DnsFlags) -> Result<(), Failure> {
-    let (_, client) = flags.connection.open()?;
+    let (_, client) = flags.connection.open("dns")?;
     let _running = claim(common, "dns")?;
     server::run_to_the_end(async move {
         let mut site = site(common, &flags.service_cidr)?;
@@ -351,7 +352,7 @@ pub fn dns(common: &Common, flags: &DnsFlags) -> Result<(), Failure> {
 /// # Errors
 /// What keeps it from starting.
 pub fn scheduler(common: &Common, connection: &Connection) -> Result<(), Failure> {
-    let (_, client) = connection.open()?;
+    let (_, client) = connection.open("kube-scheduler")?;
     let _running = claim(common, "scheduler")?;
     server::run_to_the_end(async move {
         let site = site(common, "10.43.0.0/16")?;
@@ -367,7 +368,7 @@ pub fn scheduler(common: &Common, connection: &Connection) -> Result<(), Failure
 /// # Errors
 /// What keeps them from starting.
 pub fn controllers(common: &Common, flags: &ControllersFlags) -> Result<(), Failure> {
-    let (config, client) = flags.connection.open()?;
+    let (config, client) = flags.connection.open("kube-controller-manager")?;
     let root_ca = match &flags.root_ca_file {
         Some(path) => read(path)?,
         None => config.ca,
