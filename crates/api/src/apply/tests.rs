@@ -461,7 +461,46 @@ fn object() -> impl Strategy<Value = Value> {
     })
 }
 
+/// Anything that may stand in a body or in `fieldsV1`.
+fn garbage() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i8>().prop_map(Value::from),
+        "[ab]{0,2}".prop_map(Value::from)
+    ];
+    let key = prop_oneof![
+        "spec|containers|name|metadata|labels|finalizers|ports|env|template|selector|protocol|status|conditions",
+        "f:(spec|metadata|labels|containers|a)",
+        Just("k:{\"name\":\"a\"}".to_owned()),
+        "(k|v|i|x)?:?[{\\[\"a0]{0,3}",
+        Just(".".to_owned()),
+    ];
+    leaf.prop_recursive(6, 60, 5, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map(key.clone(), inner, 0..5)
+                .prop_map(|m| Value::Object(m.into_iter().collect())),
+        ]
+    })
+}
+
 proptest! {
+    #[test]
+    fn nothing_panics(old in garbage(), new in garbage(), fields in garbage()) {
+        for ty in [pods(), deployments(), services()] {
+            let managed = json!([{"operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "manager": "a", "fieldsV1": fields}]).to_string();
+            let entries = || managers::read(&managed).unwrap();
+            let _ = managers::check(&mut entries());
+            let after = managers::update(ty, Scope::ALL, Some(&old), &new, entries(), &by("b"), false);
+            let _ = managers::write(after);
+            let _ = managers::update(ty, Scope::ALL, None, &new, Vec::new(), &by("b"), false);
+            let _ = managers::apply(ty, Scope::ALL, Some(&old), &new, &new, entries(), &by("a"), false);
+            let _ = managers::apply(ty, Scope::ALL, Some(&old), &new, &new, entries(), &by("kubectl"), true);
+            let _ = managers::read(&fields.to_string());
+        }
+    }
+
     #[test]
     fn sets_are_sets(a in paths(), b in paths()) {
         let (sa, sb) = (build(&a), build(&b));
