@@ -24,3 +24,6 @@ pub use status::Status;
 
 /// The minor release of Kubernetes whose API is served.
 pub const KUBERNETES_VERSION: &str = "1.36.0";
+
+/// The minor version of Kubernetes that is served.
+pub const MINOR: u32 = 36;

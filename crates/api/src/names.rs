@@ -10,7 +10,7 @@ fn regex_error(message: &str, pattern: &str, examples: &[&str]) -> String {
     let shown: Vec<String> = examples.iter().map(|e| format!("'{e}', ")).collect();
     format!(
         "{message} (e.g. {}regex used for validation is '{pattern}')",
-        shown.join("or ")
+        shown.join(" or ")
     )
 }
 
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(
             dns1123_label("A"),
             [
-                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name', or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
             ]
         );
         assert!(dns1123_subdomain("a.b-c.d").is_empty());

@@ -248,6 +248,12 @@ impl Status {
         )
     }
 
+    /// 500 without a reason, as upstream's eviction answers.
+    #[must_use]
+    pub fn internal_plain(message: impl Into<String>) -> Self {
+        Self::plain(500, "", message)
+    }
+
     #[must_use]
     pub fn internal(why: impl fmt::Display) -> Self {
         let why = why.to_string();

@@ -450,7 +450,8 @@ async fn action(
             Status::success(None)
         }
         "eviction" => {
-            subresource::pod::evict(core, context, namespace, name, &value).await?;
+            subresource::eviction::evict(core, context, namespace, name, &value, options.dry_run)
+                .await?;
             Status::success(None)
         }
         "token" => subresource::token::create(core, context, namespace, name, value).await?,

@@ -165,7 +165,7 @@ pub fn read(path: &Path) -> Result<HttpsConfig, Error> {
         identity,
         token: given(&user.token),
         token_file: given(&user.token_file).map(|file| beside(&file)),
-        agent: String::new(),
+        agent: "",
     };
     if config.identity.is_none() && config.token.is_none() && config.token_file.is_none() {
         return Err(missing("client certificate or token".into()));

@@ -164,6 +164,21 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|e| Error::Decode(what, e.to_string()))
     }
 
+    /// Reads a subresource of an object: its `scale`.
+    ///
+    /// # Errors
+    /// All of [`Error`].
+    pub async fn get_subresource<T: DeserializeOwned>(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+    ) -> Result<T, Error> {
+        let path = resource.path(namespace, name, subresource);
+        self.json(Method::GET, &path, None).await
+    }
+
     /// Reads one object.
     ///
     /// # Errors

@@ -106,6 +106,11 @@ pub mod kinds {
         CONTROLLER_REVISIONS = namespaced("apps", "v1", "controllerrevisions", "ControllerRevision");
         ENDPOINT_SLICES = namespaced("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
         LEASES = namespaced("coordination.k8s.io", "v1", "leases", "Lease");
+        RESOURCE_QUOTAS = namespaced("", "v1", "resourcequotas", "ResourceQuota");
+        PERSISTENT_VOLUME_CLAIMS = namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
+        PERSISTENT_VOLUMES = cluster("", "v1", "persistentvolumes", "PersistentVolume");
+        POD_DISRUPTION_BUDGETS = namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
+        STATEFUL_SETS = namespaced("apps", "v1", "statefulsets", "StatefulSet");
         PRIORITY_CLASSES = cluster("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass");
     }
 }

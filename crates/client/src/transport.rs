@@ -93,15 +93,14 @@ pub struct HttpsConfig {
     pub token_file: Option<PathBuf>,
     /// A bearer token.
     pub token: Option<String>,
-    /// The User-Agent, by which the server knows whose the written fields are; empty: `skiff`.
-    pub agent: String,
+    /// The User-Agent, by which managed fields name their owner; `skiff` if empty.
+    pub agent: &'static str,
 }
 
 /// Speaks HTTPS to one server, over few connections (HTTP/2).
 pub struct HttpsTransport {
     client: HyperClient<hyper_rustls::HttpsConnector<HttpConnector>, Body>,
     config: HttpsConfig,
-    agent: HeaderValue,
 }
 
 impl HttpsTransport {
@@ -135,16 +134,7 @@ impl HttpsTransport {
             .http2_keep_alive_interval(std::time::Duration::from_secs(30))
             .http2_keep_alive_timeout(std::time::Duration::from_secs(15))
             .build(connector);
-        let agent = match config.agent.as_str() {
-            "" => HeaderValue::from_static("skiff"),
-            agent => HeaderValue::from_str(agent)
-                .map_err(|e| Error::Transport(format!("{agent}: {e}")))?,
-        };
-        Ok(Self {
-            client,
-            config,
-            agent,
-        })
+        Ok(Self { client, config })
     }
 }
 
@@ -171,7 +161,10 @@ impl Transport for HttpsTransport {
         let headers = request.headers_mut();
         headers
             .entry(USER_AGENT)
-            .or_insert_with(|| self.agent.clone());
+            .or_insert(HeaderValue::from_static(match self.config.agent {
+                "" => "skiff",
+                agent => agent,
+            }));
         if let Some(token) = token {
             let value = format!("Bearer {}", token.trim())
                 .parse()

@@ -6,6 +6,7 @@
 
 mod awaited;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod env;
 mod garbage;
@@ -13,7 +14,9 @@ mod namespaces;
 mod nodes;
 mod owned;
 mod pod_garbage;
+mod protection;
 mod published;
+mod quotas;
 mod replicas;
 mod roles;
 mod slices;
@@ -67,4 +70,8 @@ pub fn start(options: Options) {
     pod_garbage::start(env("pod-garbage-collector"));
     nodes::start(env("node-controller"), cluster_cidr);
     roles::start(env("clusterrole-aggregation-controller"));
+    quotas::start(env("resourcequota-controller"));
+    disruption::start(env("disruption-controller"));
+    protection::start_claims(env("pvc-protection-controller"));
+    protection::start_volumes(env("pv-protection-controller"));
 }

@@ -1,5 +1,6 @@
 //! The fields that controllers use, by kind (law 3).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use client::resource::kinds;
@@ -60,6 +61,22 @@ pub struct PodSpec {
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
     pub tolerations: Value,
+    pub volumes: Vec<Volume>,
+}
+
+/// A volume, as far as it is a claim.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Volume {
+    name: String,
+    persistent_volume_claim: Option<ClaimVolume>,
+    ephemeral: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ClaimVolume {
+    claim_name: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -98,6 +115,21 @@ impl PodView {
     #[must_use]
     pub fn is_active(&self) -> bool {
         !self.is_ended() && self.metadata.deletion_timestamp.is_none()
+    }
+
+    /// The claims of its namespace that it uses, those of its ephemeral volumes among them.
+    pub fn claims(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let volumes = self.spec.volumes.iter();
+        volumes.filter_map(
+            |volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+                (Some(claim), _) => Some(Cow::Borrowed(claim.claim_name.as_str())),
+                (None, Some(_)) => Some(Cow::Owned(format!(
+                    "{}-{}",
+                    self.metadata.name, volume.name
+                ))),
+                (None, None) => None,
+            },
+        )
     }
 
     /// Succeeded or failed.

@@ -3,8 +3,10 @@
 use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 
+use tokio::io::unix::AsyncFd;
+
 use crate::netlink::{Messages, Socket, attribute, u32_at};
-use crate::{Cidr, Result};
+use crate::{Cidr, Error, Result};
 
 const ACK: u16 = libc::NLM_F_ACK as u16;
 const CREATE: u16 = libc::NLM_F_CREATE as u16;
@@ -245,6 +247,52 @@ pub fn subnets() -> Result<Vec<Cidr>> {
         }
     })?;
     Ok(found)
+}
+
+/// Tells when the links of the namespace, other than Pods', or its addresses change: the kernel drops routes with them.
+pub struct Changes(AsyncFd<Socket>);
+
+impl Changes {
+    /// From now on, in the calling thread's namespace. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn subscribe() -> Result<Self> {
+        let socket = Socket::route()?;
+        // A socket gets its address with its first request, and without one it is told nothing.
+        list(&socket)?;
+        for group in [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV4_IFADDR] {
+            socket.subscribe(group)?;
+        }
+        // SAFETY: the socket owns its descriptor, always names the same one, and closes it only when it is dropped.
+        let registered = unsafe { AsyncFd::register(socket) };
+        let registered = registered.map_err(std::io::Error::from);
+        registered.map(Self).map_err(Error::os("watch the links"))
+    }
+
+    /// Waits for a change.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub async fn next(&self) -> Result<()> {
+        loop {
+            let ready = self.0.readable().await;
+            let mut ready = ready.map_err(Error::os("watch the links"))?;
+            // Before reading: what comes meanwhile must wake us again.
+            ready.clear_ready();
+            let mut changed = false;
+            let all = ready.get_inner().told(|kind, body| {
+                let of_link = kind == libc::RTM_NEWLINK || kind == libc::RTM_DELLINK;
+                let pods = of_link
+                    && parse_link(body)
+                        .is_some_and(|l| l.name.starts_with(crate::pod::LINK_PREFIX));
+                changed |= !pods;
+            })?;
+            if changed || !all {
+                return Ok(());
+            }
+        }
+    }
 }
 
 /// Our routes (those of [`ROUTE_PROTOCOL`]) in the main table.

@@ -1,7 +1,7 @@
 //! Netlink messages and the sockets that carry them: see `netlink(7)`.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 
 use crate::{Error, Result};
 
@@ -223,6 +223,32 @@ impl Socket {
         Ok(socket)
     }
 
+    /// Has the kernel tell of changes, `RTNLGRP_*`.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn subscribe(&self, group: u32) -> Result<()> {
+        let group = i32::try_from(group).unwrap_or(i32::MAX);
+        self.option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)
+    }
+
+    /// Reads what the kernel has told since, without waiting: calls `each` with type and body. False when it told more
+    /// than could be kept.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn told(&self, mut each: impl FnMut(u16, &[u8])) -> Result<bool> {
+        let mut buffer = vec![0; 32 << 10];
+        loop {
+            match self.receive(&mut buffer, false) {
+                Ok(Some(length)) => answers(&buffer[..length]).for_each(|a| each(a.kind, a.body)),
+                Ok(None) => return Ok(true),
+                Err(error) if error.errno() == Some(libc::ENOBUFS) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn option(&self, level: i32, option: i32, value: i32) -> Result<()> {
         // SAFETY: the pointer and the length are those of `value`, which lives until the call returns.
         let result = unsafe {
@@ -363,6 +389,12 @@ impl Socket {
                 }
             }
         }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

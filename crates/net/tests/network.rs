@@ -267,6 +267,24 @@ fn many_elements_go_into_one_transaction() {
 }
 
 #[test]
+fn changes_of_links_are_told_but_pods_are_not() {
+    on_a_node(|| async {
+        let changes = net::link::Changes::subscribe().unwrap();
+        let told = || tokio::time::timeout(Duration::from_millis(1200), changes.next());
+        // The kernel tells some time later that the uplink has a carrier.
+        while told().await.is_ok() {}
+        shell("ip link add sk00000000000a type veth peer name sk00000000000b");
+        shell("ip link del sk00000000000a");
+        assert!(told().await.is_err());
+        shell("ip link set uplink down");
+        told().await.unwrap().unwrap();
+        while told().await.is_ok() {}
+        shell("ip addr add 192.0.2.99/24 dev uplink");
+        told().await.unwrap().unwrap();
+    });
+}
+
+#[test]
 fn routes_to_other_nodes_follow_the_wish() {
     on_a_node(|| async {
         let cluster = (Ipv4Addr::new(10, 42, 0, 0), 16);

@@ -155,9 +155,26 @@ async fn run(options: Options) {
     let nodes = informers.all::<NodeView>();
     let changed = Arc::new(Notify::new());
     let notify = changed.clone();
-    // Each report of a node is a change, so that what was lost otherwise (a link that went down and came back) is
-    // found missing within minutes.
     nodes.on_change(move |_| notify.notify_one());
+    // A link that goes down takes routes along, and one that comes up may lead to nodes.
+    match net::link::Changes::subscribe() {
+        Ok(links) => {
+            let notify = changed.clone();
+            let watching = async move {
+                loop {
+                    match links.next().await {
+                        Ok(()) => notify.notify_one(),
+                        Err(error) => {
+                            tracing::error!(%error, "links are not watched any more");
+                            return;
+                        }
+                    }
+                }
+            };
+            tokio::spawn(options.shutdown.clone().run_until_cancelled_owned(watching));
+        }
+        Err(error) => tracing::error!(%error, "links are not watched"),
+    }
     nodes.synced().await;
     let mut told = BTreeSet::new();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
@@ -190,7 +207,9 @@ async fn run(options: Options) {
             }
             Err(error) => {
                 tracing::error!(%error, "routes to other nodes' Pods are not as they must be");
-                tokio::time::sleep(backoff.next_delay()).await;
+                // Tried again after a while, or as soon as something changes.
+                let _ = tokio::time::timeout(backoff.next_delay(), changed.notified()).await;
+                tokio::time::sleep(PACE).await;
                 continue;
             }
         }

@@ -4,6 +4,7 @@
 
 pub mod affinity;
 pub mod owners;
+pub mod quota;
 pub mod resources;
 pub mod tolerations;
 

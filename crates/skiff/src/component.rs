@@ -128,13 +128,13 @@ pub struct ControllersFlags {
 }
 
 impl Connection {
-    /// Logs from now on, and reads the kubeconfig. `component` is upstream's name, which the API server is told.
-    fn open(&self, component: &str) -> Result<(HttpsConfig, Client), Failure> {
+    /// Logs from now on, and reads the kubeconfig. `agent` is upstream's name of the component.
+    fn open(&self, agent: &'static str) -> Result<(HttpsConfig, Client), Failure> {
         logging::start(self.log_json);
         let mut config = client::kubeconfig::read(&self.kubeconfig).map_err(|e| {
             Failure::usage(e).hint("--kubeconfig names the file with server and credentials")
         })?;
-        component.clone_into(&mut config.agent);
+        config.agent = agent;
         let transport = HttpsTransport::new(config.clone())
             .map_err(|e| Failure::usage(format!("{}: {e}", self.kubeconfig.display())))?;
         Ok((config, Client::new(transport)))
@@ -333,7 +333,7 @@ pub fn proxy(common: &Common, flags: &ProxyFlags) -> Result<(), Failure> {
 /// # Errors
 /// What keeps it from starting.
 pub fn dns(common: &Common, flags: &DnsFlags) -> Result<(), Failure> {
-    let (_, client) = flags.connection.open("dns")?;
+    let (_, client) = flags.connection.open("skiff-dns")?;
     let _running = claim(common, "dns")?;
     server::run_to_the_end(async move {
         let mut site = site(common, &flags.service_cidr)?;

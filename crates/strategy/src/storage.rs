@@ -1,9 +1,11 @@
 //! PersistentVolumes, their claims and StorageClasses: defaults, the rules most often met, and columns.
 
-use api::FieldError;
+use api::{FieldError, names};
 use serde_json::{Value, json};
 
-use crate::tree::{age, immutable, items, name, object, one_of, set, set_default, text};
+use crate::tree::{
+    age, entries, immutable, invalid_all, items, name, object, one_of, set, set_default, text,
+};
 use crate::{AGE, Errors, NAME, Strategy, column, wide};
 
 const MODES: [&str; 4] = [
@@ -200,15 +202,79 @@ pub(crate) const CLAIM: Strategy = Strategy {
     ..Strategy::BASE
 };
 
+/// What a class passes to its provisioner.
+fn validate_parameters(parameters: &Value, errors: &mut Errors) {
+    const MOST: usize = 512;
+    const MOST_BYTES: usize = 256 * 1024;
+    if crate::count(parameters) > MOST {
+        errors.push(FieldError::too_long("parameters", MOST));
+        return;
+    }
+    let size: usize = entries(parameters)
+        .map(|(k, v)| k.len() + text(v).len())
+        .sum();
+    if parameters.get("").is_some() {
+        let detail = "field can not be empty.";
+        errors.push(FieldError::invalid_str("parameters", "", detail));
+    }
+    if size > MOST_BYTES {
+        errors.push(FieldError::too_long("parameters", MOST_BYTES));
+    }
+}
+
+fn validate_topologies(topologies: &Value, errors: &mut Errors) {
+    let mut seen: Vec<&Value> = Vec::new();
+    for (i, term) in items(topologies).iter().enumerate() {
+        let path = format!("allowedTopologies[{i}].matchLabelExpressions");
+        let expressions = &term["matchLabelExpressions"];
+        let mut keys: Vec<&str> = Vec::new();
+        for (j, expression) in items(expressions).iter().enumerate() {
+            let path = format!("{path}[{j}]");
+            let key = text(&expression["key"]);
+            if items(&expression["values"]).is_empty() {
+                errors.push(FieldError::required(format!("{path}.values"), ""));
+            }
+            let mut values: Vec<&str> = Vec::new();
+            for (k, value) in items(&expression["values"]).iter().enumerate() {
+                if values.contains(&text(value)) {
+                    errors.push(FieldError::duplicate(format!("{path}.values[{k}]"), value));
+                }
+                values.push(text(value));
+            }
+            invalid_all(
+                &format!("{path}.key"),
+                key,
+                names::qualified_name(key),
+                errors,
+            );
+            if keys.contains(&key) {
+                let key = &expression["key"];
+                errors.push(FieldError::duplicate(format!("{path}.key"), key));
+            }
+            keys.push(key);
+        }
+        if seen.contains(&expressions) {
+            errors.push(FieldError::duplicate(path, &"".into()));
+        }
+        seen.push(expressions);
+    }
+}
+
 pub(crate) const CLASS: Strategy = Strategy {
     default: |o| {
         set_default(o, "reclaimPolicy", "Delete");
         set_default(o, "volumeBindingMode", "Immediate");
     },
     validate: |o, errors| {
-        if text(&o["provisioner"]).is_empty() {
+        let provisioner = text(&o["provisioner"]);
+        if provisioner.is_empty() {
             errors.push(FieldError::required("provisioner", ""));
+        } else {
+            let lower = provisioner.to_lowercase();
+            invalid_all("provisioner", &lower, names::qualified_name(&lower), errors);
         }
+        validate_parameters(&o["parameters"], errors);
+        validate_topologies(&o["allowedTopologies"], errors);
         one_of(
             &o["reclaimPolicy"],
             "reclaimPolicy",

@@ -2,9 +2,13 @@
 //!
 //! Law 1's written exception: these read the store directly.
 
+pub mod classes;
+mod limit_ranger;
 mod node_restriction;
+mod pod_security;
 mod pods;
 mod privileges;
+pub mod quota;
 
 use api::Status;
 use api::facts::Kind;
@@ -40,9 +44,24 @@ pub async fn mutate(
     }
     match (kind.group, kind.plural, operation) {
         ("", "pods", Operation::Create) => {
+            limit_ranger::default(core, new).await?;
+            classes::runtime_class(core, new).await?;
             pods::service_account(core, new).await?;
             pods::priority(core, new).await?;
             pods::default_tolerations(new);
+        }
+        ("", "persistentvolumeclaims", Operation::Create) => {
+            classes::default_storage_class(core, new).await?;
+            classes::protect(new, "kubernetes.io/pvc-protection");
+        }
+        ("", "persistentvolumes", Operation::Create) => {
+            classes::protect(new, "kubernetes.io/pv-protection");
+        }
+        ("storage.k8s.io", "volumeattributesclasses", Operation::Create) => {
+            classes::protect(new, "kubernetes.io/vac-protection");
+        }
+        ("networking.k8s.io", "ingresses", Operation::Create) => {
+            classes::default_ingress_class(core, new).await?;
         }
         ("", "nodes", Operation::Create) => taint_new_node(new),
         ("", "namespaces", _) => {
@@ -86,6 +105,13 @@ pub async fn validate(
         }
     }
     node_restriction::validate(&context.user, kind, operation, new, old, subresource)?;
+    limit_ranger::validate(core, kind, operation, new, subresource).await?;
+    if let ("", "persistentvolumeclaims", "", Some(new), Some(old)) =
+        (kind.group, kind.plural, subresource, new, old)
+    {
+        classes::resize(core, kind, new, old).await?;
+    }
+    pod_security::validate(core, context, kind, operation, new, old, subresource).await?;
     if operation != Operation::Delete && kind.group == "rbac.authorization.k8s.io" {
         privileges::validate(core, &context.user, kind, new, old).await?;
     }

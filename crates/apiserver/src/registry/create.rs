@@ -3,11 +3,11 @@
 use api::Status;
 use api::facts::Kind;
 use serde_json::Value;
-use store::{Compare, Op, Outcome, Txn};
+use store::{Compare, Op};
 
 use super::{Context, WriteOptions, Written, codec, key, managed, store_status};
 use crate::Core;
-use crate::admission::{self, Operation};
+use crate::admission::{self, Operation, quota};
 use crate::object::{self, text};
 
 /// The longest part of a generated name that the client gives: upstream's 63 less the suffix.
@@ -115,35 +115,36 @@ impl Core {
         )
         .await?;
         let path = key(kind, namespace, &name);
+        let write = |new| quota::Write {
+            kind,
+            new: Some(new),
+            old: None,
+        };
         if options.dry_run {
             if self.store.get(&path).await.map_err(store_status)?.is_some() {
                 return Err(Status::already_exists(kind.group, kind.plural, &name));
             }
+            quota::check(self, &write(&value)).await?;
             managed::put(&mut value, owners.as_deref())?;
             return Ok(Written::DryRun(value));
         }
         let claim = self.allocator.claim(kind, &mut value, None)?;
         let (stored, offset) = codec::encode(&value, owners.as_deref())?;
-        let txn = Txn {
-            compares: vec![Compare::Absent(path.clone())],
-            ops: vec![Op::Put {
-                key: path,
-                stored,
-                rv_offset: Some(offset),
-                expire_after: self.expiry(kind),
-            }],
-            lazy: false,
+        let put = Op::Put {
+            key: path.clone(),
+            stored,
+            rv_offset: Some(offset),
+            expire_after: self.expiry(kind),
         };
-        match self.store.txn(txn).await.map_err(store_status)? {
-            Outcome::Committed { mut entries, .. } => {
+        match quota::commit(self, &write(&value), Compare::Absent(path), put, false).await? {
+            Some(entry) => {
                 claim.keep();
                 self.written(kind);
-                let entry = entries.pop().flatten();
                 entry
                     .map(Written::Stored)
                     .ok_or_else(|| Status::internal("the store returned no entry"))
             }
-            Outcome::Conflict { .. } => Err(Status::already_exists(kind.group, kind.plural, &name)),
+            None => Err(Status::already_exists(kind.group, kind.plural, &name)),
         }
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use api::Status;
 use api::facts::Kind;
 use serde_json::Value;
-use store::{Compare, Entry, Op, Outcome, Txn};
+use store::{Compare, Entry, Op};
 
 use super::{Context, WriteOptions, Written, codec, key, managed, store_status};
 use crate::Core;
-use crate::admission::{self, Operation};
+use crate::admission::{self, Operation, quota};
 use crate::object::{self, is_deleting, text};
 
 /// Tries of a change that does not insist on a resourceVersion, when other writers are faster.
@@ -112,7 +112,13 @@ impl Core {
             subresource,
         )
         .await?;
+        let write = |new| quota::Write {
+            kind,
+            new: Some(new),
+            old: Some(old),
+        };
         if options.dry_run {
+            quota::check(self, &write(&new)).await?;
             // Nothing is written: it keeps the version that it has.
             let version = old["metadata"]["resourceVersion"].clone();
             object::metadata(&mut new).insert("resourceVersion".into(), version);
@@ -131,24 +137,20 @@ impl Core {
             return Ok(Some(Written::Stored(current.clone())));
         }
         let path = current.key.to_string();
-        let txn = Txn {
-            compares: vec![Compare::Revision(path.clone(), current.revision)],
-            ops: vec![Op::Put {
-                key: path,
-                stored,
-                rv_offset: Some(offset),
-                expire_after: self.expiry(kind),
-            }],
-            lazy: old_owners == owners.as_deref() && is_heartbeat(kind, old, &new),
+        let own = Compare::Revision(path.clone(), current.revision);
+        let put = Op::Put {
+            key: path,
+            stored,
+            rv_offset: Some(offset),
+            expire_after: self.expiry(kind),
         };
-        match self.store.txn(txn).await.map_err(store_status)? {
-            Outcome::Committed { mut entries, .. } => {
-                claim.keep();
-                self.written(kind);
-                Ok(entries.pop().flatten().map(Written::Stored))
-            }
-            Outcome::Conflict { .. } => Ok(None),
-        }
+        let lazy = old_owners == owners.as_deref() && is_heartbeat(kind, old, &new);
+        let Some(entry) = quota::commit(self, &write(&new), own, put, lazy).await? else {
+            return Ok(None);
+        };
+        claim.keep();
+        self.written(kind);
+        Ok(entry.map(Written::Stored))
     }
 
     /// Removes the exact version; `None` when another writer was faster.
@@ -157,23 +159,21 @@ impl Core {
         kind: &'static Kind,
         current: &Arc<Entry>,
     ) -> Result<Option<Arc<Entry>>, Status> {
-        let path = current.key.to_string();
-        let txn = Txn {
-            compares: vec![Compare::Revision(path.clone(), current.revision)],
-            ops: vec![Op::Delete { key: path }],
-            lazy: false,
+        let old = codec::decode(current)?;
+        let write = quota::Write {
+            kind,
+            new: None,
+            old: Some(&old),
         };
-        match self.store.txn(txn).await.map_err(store_status)? {
-            Outcome::Committed { mut entries, .. } => {
-                let entry = entries.pop().flatten();
-                self.written(kind);
-                if let Some(entry) = &entry {
-                    self.allocator.release(kind, &codec::decode(entry)?);
-                }
-                Ok(entry)
-            }
-            Outcome::Conflict { .. } => Ok(None),
-        }
+        let path = current.key.to_string();
+        let own = Compare::Revision(path.clone(), current.revision);
+        let delete = Op::Delete { key: path };
+        let Some(entry) = quota::commit(self, &write, own, delete, false).await? else {
+            return Ok(None);
+        };
+        self.written(kind);
+        self.allocator.release(kind, &old);
+        Ok(entry)
     }
 
     /// Replaces an object by a body, creating it where the kind allows that.

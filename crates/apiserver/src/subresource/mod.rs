@@ -1,5 +1,6 @@
 //! Subresources: the parts of an object with verbs of their own.
 
+pub mod eviction;
 pub mod node_proxy;
 pub mod pod;
 pub mod scale;

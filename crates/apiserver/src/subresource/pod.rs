@@ -1,11 +1,11 @@
-//! Pods' subresources that are writes: `binding` and `eviction`.
+//! `pods/binding`: assigns a Pod to a node.
 
 use api::Status;
 use serde_json::{Value, json};
 
 use crate::Core;
+use crate::admission::classes;
 use crate::object::{self, is_deleting, text};
-use crate::registry::delete::DeleteOptions;
 use crate::registry::managed::Tracking;
 use crate::registry::{Context, WriteOptions};
 
@@ -40,6 +40,7 @@ pub async fn bind(
     let kind = core.kind("", "v1", "pods")?;
     let now = api::time::seconds(core.world.now());
     let uid = text(binding, &["metadata", "uid"]);
+    let place = classes::topology_labels(core, node).await?;
     let mut change = |current: &Value| {
         let conflict = |why: String| Err(Status::conflict("", "pods/binding", name, why));
         if !uid.is_empty() && uid != text(current, &["metadata", "uid"]) {
@@ -70,6 +71,9 @@ pub async fn bind(
                 new["metadata"]["annotations"][key] = value.clone();
             }
         }
+        for (label, value) in &place {
+            new["metadata"]["labels"][label] = value.clone();
+        }
         let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
         let status = object::child(&mut new, "status");
         let conditions = status.entry("conditions").or_insert_with(|| json!([]));
@@ -94,79 +98,4 @@ pub async fn bind(
     )
     .await
     .map(|_| ())
-}
-
-/// Deletes a Pod as politely as its disruption budgets ask.
-///
-/// # Errors
-/// 429 when a budget has nothing left; else as a deletion.
-pub async fn evict(
-    core: &Core,
-    context: &Context,
-    namespace: &str,
-    name: &str,
-    eviction: &Value,
-) -> Result<(), Status> {
-    let kind = core.kind("", "v1", "pods")?;
-    let pod = core.get_value(kind, namespace, name).await?;
-    let ended = matches!(
-        text(&pod, &["status", "phase"]),
-        "Succeeded" | "Failed" | "Pending"
-    );
-    if !ended && !is_deleting(&pod) {
-        budgets_allow(core, namespace, &pod).await?;
-    }
-    let given = &eviction["deleteOptions"];
-    let body = if given.is_null() {
-        String::new()
-    } else {
-        given.to_string()
-    };
-    let mut options = DeleteOptions::of(
-        body.as_bytes(),
-        crate::registry::codec::ContentType::Json,
-        &crate::request::Query::default(),
-    )?;
-    options
-        .uid
-        .get_or_insert_with(|| text(&pod, &["metadata", "uid"]).to_owned());
-    core.delete(context, kind, namespace, name, &options)
-        .await
-        .map(|_| ())
-}
-
-/// Checks the budgets that select the Pod. They are spent by the disruption controller's status.
-async fn budgets_allow(core: &Core, namespace: &str, pod: &Value) -> Result<(), Status> {
-    let Ok(kind) = core.kind("policy", "v1", "poddisruptionbudgets") else {
-        return Ok(());
-    };
-    let prefix = crate::registry::key(kind, namespace, "");
-    let range = core
-        .store
-        .range(&prefix, None, None, 0)
-        .await
-        .map_err(crate::registry::store_status)?;
-    for entry in range.entries {
-        let budget = crate::registry::codec::decode(&entry)?;
-        let Ok(selector) = api::LabelSelector::from_json(&budget["spec"]["selector"]) else {
-            continue;
-        };
-        if !selector.matches_labels(&pod["metadata"]["labels"]) {
-            continue;
-        }
-        if budget["status"]["disruptionsAllowed"].as_i64().unwrap_or(0) <= 0 {
-            let name = object::name(&budget);
-            let status = Status::too_many_requests(
-                "Cannot evict pod as it would violate the pod's disruption budget.",
-                10,
-            );
-            let needs = budget["status"]["desiredHealthy"].as_i64().unwrap_or(0);
-            let has = budget["status"]["currentHealthy"].as_i64().unwrap_or(0);
-            let why = format!(
-                "The disruption budget {name} needs {needs} healthy pods and has {has} currently"
-            );
-            return Err(status.with_cause("DisruptionBudget", &why, ""));
-        }
-    }
-    Ok(())
 }

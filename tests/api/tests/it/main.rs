@@ -1,6 +1,7 @@
 //! Behaviour of the API server, each test with an in-memory server of its own.
 
 mod access;
+mod admission;
 mod apply;
 mod bad_input;
 mod deletion;

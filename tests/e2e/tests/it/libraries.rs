@@ -7,9 +7,8 @@ use test_support::Node;
 /// Where the libraries are, installed if they are not yet.
 fn installed() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let dir = std::path::absolute(target.join("clients")).unwrap();
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or("target".into());
+    let dir = std::path::absolute(root.join(target).join("clients")).unwrap();
     let output = std::process::Command::new(root.join("scripts/clients"))
         .arg(&dir)
         .output()

@@ -176,11 +176,37 @@ fn pods_and_services_reach_across_nodes() {
         two.sh("ip route")
             .contains(&format!("10.42.0.0/24 via {}", one.address()))
     );
+    one.sh("ip link set up0 down && ip link set up0 up && ip route add default dev up0");
+    one.eventually("ip route | grep -q 10.42.1.0/24");
     two.kill("kubelet");
     one.sh(&format!("kubectl delete node {}", two.name()));
     one.eventually("! ip route | grep -q 10.42.1.0/24");
     two.start_part("kubelet");
     one.eventually("ip route | grep -q 10.42.1.0/24");
+}
+
+#[test]
+fn a_node_goes_on_when_the_server_comes_back() {
+    let (one, two) = pair("back");
+    one.kill_server();
+    // Services go on without it.
+    two.sh(&format!(
+        "curl -fsS --max-time 2 http://{}:30092",
+        two.address()
+    ));
+    one.start_server();
+    let overrides = format!(r#"{{"spec":{{"nodeName":"{}"}}}}"#, two.name());
+    one.sh(&format!(
+        "kubectl run -n pair later --image=localhost/skiff-demo:1 --labels=pod=later --overrides='{overrides}' && \
+         kubectl expose -n pair pod later --port=80 --target-port=8080 && \
+         kubectl wait -n pair --for=condition=Ready pod/later --timeout=60s"
+    ));
+    for pod in ["one", "two"] {
+        let page = one.eventually(&format!(
+            "kubectl exec -n pair {pod} -- wget -qO- -T 2 http://later"
+        ));
+        assert!(page.starts_with("Hello from later"), "{page}");
+    }
 }
 
 #[test]
