@@ -190,7 +190,7 @@ async fn patch(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let accepted = answer::negotiate(request.headers(), &info.query)?;
-    let options = WriteOptions::of(&info.query, "PatchOptions")?;
+    let mut options = WriteOptions::of(&info.query, "PatchOptions")?;
     let headers = request.headers().clone();
     let name = info.name.as_str();
     if is_apply(&headers) {
@@ -220,6 +220,8 @@ async fn patch(
     let bytes = read_body(request.into_body()).await?;
     let patch = Patch::read(&headers, &bytes)?;
     options.check_no_force()?;
+    // They can only be changed by a patch that names them.
+    options.sees_managed = memmem(&bytes, b"managedFields");
     let mut change = |current: &Value| {
         let mut new = if stored_as(kind) == kind {
             patch.apply(kind.ty, kind, name, current)?
@@ -260,6 +262,10 @@ async fn patch(
         )
         .await?;
     written(core, kind, StatusCode::OK, accepted, &done)
+}
+
+fn memmem(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|part| part == word)
 }
 
 /// A patch insists on a version only if it says one itself: on a version that is no longer the current one.
