@@ -102,7 +102,7 @@ fn main() {
     );
     let managed = managers::write(entries).unwrap();
     let mut with = created.clone();
-    with["metadata"]["managedFields"] = managed.clone();
+    with["metadata"]["managedFields"] = serde_json::from_str(&managed).unwrap();
     let (bare, whole) = (created.to_string(), with.to_string());
     println!("bytes: {} without, {} with", bare.len(), whole.len());
     measure("parse a Pod without managed fields", || {
@@ -125,19 +125,19 @@ fn main() {
     });
     let mut labelled = created.clone();
     labelled["metadata"]["labels"]["more"] = "x".into();
-    measure("copy and read the entries", || {
-        black_box(managers::read(managed.clone()).unwrap());
+    measure("read the entries", || {
+        black_box(managers::read(&managed).unwrap());
     });
-    measure("update: a label more, with the copy", || {
-        let entries = managers::read(managed.clone()).unwrap();
+    measure("update: a label more", || {
+        let entries = managers::read(&managed).unwrap();
         let by = writer("other", "");
         let entries = managers::update(ty, SPEC, Some(&created), &labelled, entries, &by, false);
         black_box(managers::write(entries));
     });
     let mut runs = created.clone();
     runs["status"] = running();
-    measure("update: the first status, with the copy", || {
-        let entries = managers::read(managed.clone()).unwrap();
+    measure("update: the first status", || {
+        let entries = managers::read(&managed).unwrap();
         let by = writer("kubelet", "status");
         let entries = managers::update(ty, STATUS, Some(&created), &runs, entries, &by, false);
         black_box(managers::write(entries));

@@ -16,7 +16,7 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// The documents of one server.
 pub struct OpenApi {
-    served: fn(&Kind) -> bool,
+    served: fn(&'static Kind) -> bool,
     v2: OnceLock<Vec<u8>>,
     v3: Mutex<BTreeMap<(String, String), Vec<u8>>>,
 }
@@ -24,7 +24,7 @@ pub struct OpenApi {
 impl OpenApi {
     /// `served`: which kinds the server has.
     #[must_use]
-    pub fn new(served: fn(&Kind) -> bool) -> Self {
+    pub fn new(served: fn(&'static Kind) -> bool) -> Self {
         Self {
             served,
             v2: OnceLock::new(),
@@ -119,19 +119,19 @@ impl OpenApi {
 
 /// The index of v3 for a set of kinds, made anew; see [`OpenApi::v3_index`].
 #[must_use]
-pub fn v3_index(served: fn(&Kind) -> bool) -> Vec<u8> {
+pub fn v3_index(served: fn(&'static Kind) -> bool) -> Vec<u8> {
     OpenApi::new(served).v3_index()
 }
 
 /// The v3 document of one group and version, made anew; see [`OpenApi::v3`].
 #[must_use]
-pub fn v3(group: &str, version: &str, served: fn(&Kind) -> bool) -> Option<Vec<u8>> {
+pub fn v3(group: &str, version: &str, served: fn(&'static Kind) -> bool) -> Option<Vec<u8>> {
     OpenApi::new(served).v3(group, version)
 }
 
 /// The v2 document, made anew; see [`OpenApi::v2`].
 #[must_use]
-pub fn v2(served: fn(&Kind) -> bool) -> Vec<u8> {
+pub fn v2(served: fn(&'static Kind) -> bool) -> Vec<u8> {
     OpenApi::new(served).v2()
 }
 

@@ -1,14 +1,12 @@
 //! Answers: content negotiation, Tables, metadata-only forms, statuses.
 
-use std::sync::Arc;
-
 use api::facts::Kind;
 use api::{Status, protobuf};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 use skiff_http::{Body, body};
-use store::Entry;
+use strategy::versions;
 
 use crate::Core;
 use crate::registry::list::Page;
@@ -214,11 +212,27 @@ pub fn object(
     accepted: Accepted,
     wire: &Bytes,
 ) -> Result<Response<Body>, Status> {
+    let wire = &served_form(kind, wire)?;
     match (accepted.encoding, accepted.form) {
         (Encoding::Protobuf, form) => Ok(in_protobuf(code, protobuf_of(kind, form, wire)?)),
         (encoding, Form::Object) => finish(code, encoding, wire.clone()),
         (encoding, form) => finish(code, encoding, render_one(core, kind, form, wire)),
     }
+}
+
+/// A stored object's JSON in the form of the kind that it is asked for as.
+///
+/// # Errors
+/// 500 when a stored object cannot be decoded.
+pub fn served_form(kind: &'static Kind, wire: &Bytes) -> Result<Bytes, Status> {
+    if versions::stored_as(kind) == kind {
+        return Ok(wire.clone());
+    }
+    let mut object: Value = serde_json::from_slice(wire).map_err(Status::internal)?;
+    if object["apiVersion"] != kind.api_version() {
+        versions::to_served(kind, &mut object);
+    }
+    Ok(object.to_string().into())
 }
 
 /// One object as protobuf, in the form that was asked for.
@@ -335,14 +349,14 @@ pub fn list(
     if let Some(remaining) = page.remaining {
         metadata["remainingItemCount"] = remaining.into();
     }
+    let wires = page.entries.iter().map(|e| served_form(kind, &e.wire));
+    let wires = wires.collect::<Result<Vec<Bytes>, Status>>()?;
     let decoded = || -> Result<Vec<Value>, Status> {
-        page.entries
-            .iter()
-            .map(|e| crate::registry::codec::decode(e))
-            .collect()
+        let values = wires.iter().map(|wire| serde_json::from_slice(wire));
+        values.map(|v| v.map_err(Status::internal)).collect()
     };
     if accepted.encoding == Encoding::Protobuf {
-        return list_in_protobuf(kind, accepted.form, &metadata, &page.entries);
+        return list_in_protobuf(kind, accepted.form, &metadata, &wires);
     }
     let rendered = match accepted.form {
         Form::Object if accepted.encoding == Encoding::Json => {
@@ -354,7 +368,7 @@ pub fn list(
             return Ok(respond(
                 StatusCode::OK,
                 "application/json",
-                concatenate(head, &page.entries),
+                concatenate(head, &wires),
             ));
         }
         Form::Object => json!({
@@ -377,7 +391,7 @@ fn list_in_protobuf(
     kind: &'static Kind,
     form: Form,
     metadata: &Value,
-    entries: &[Arc<Entry>],
+    wires: &[Bytes],
 ) -> Result<Response<Body>, Status> {
     let (api_version, list_kind, ty) = match form {
         Form::Object => (kind.api_version(), kind.list_kind, Some(kind.ty)),
@@ -387,7 +401,7 @@ fn list_in_protobuf(
             None,
         ),
     };
-    let items = entries.iter().map(|e| &*e.wire);
+    let items = wires.iter().map(|wire| &wire[..]);
     let done = protobuf::list(&api_version, list_kind, ty, metadata, items);
     Ok(in_protobuf(StatusCode::OK, done.map_err(Status::internal)?))
 }
@@ -395,19 +409,19 @@ fn list_in_protobuf(
 /// Small objects are gathered into chunks of about this size; larger ones pass without a copy.
 const CHUNK: usize = 16 * 1024;
 
-fn concatenate(head: String, entries: &[Arc<Entry>]) -> Body {
+fn concatenate(head: String, wires: &[Bytes]) -> Body {
     let mut chunks = Vec::new();
     let mut gathered = head.into_bytes();
-    for (i, entry) in entries.iter().enumerate() {
+    for (i, wire) in wires.iter().enumerate() {
         if i > 0 {
             gathered.push(b',');
         }
-        if entry.wire.len() >= CHUNK {
+        if wire.len() >= CHUNK {
             chunks.push(Bytes::from(std::mem::take(&mut gathered)));
-            chunks.push(entry.wire.clone());
+            chunks.push(wire.clone());
             continue;
         }
-        gathered.extend_from_slice(&entry.wire);
+        gathered.extend_from_slice(wire);
         if gathered.len() >= CHUNK {
             chunks.push(Bytes::from(std::mem::replace(
                 &mut gathered,

@@ -35,6 +35,7 @@ use http::{HeaderValue, Request, Response};
 use pki::TokenKey;
 use skiff_http::{Body, Handler, body};
 use store::Store;
+use world::metrics::Counter;
 use world::{Shutdown, World};
 
 use allocate::{Allocator, ServiceRange};
@@ -51,16 +52,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Events live this long.
 const EVENT_LIFE: Duration = Duration::from_secs(3600);
 
-/// Kinds of a second form of the same stored objects, which need a conversion that is not there yet.
-const NOT_YET: [(&str, &str); 2] = [
-    ("events.k8s.io", "events"),
-    ("autoscaling", "horizontalpodautoscalers"),
-];
-
 /// Whether a kind is offered.
 #[must_use]
-pub fn served(kind: &Kind) -> bool {
-    strategy::served(kind) && !NOT_YET.contains(&(kind.group, kind.plural))
+pub fn served(kind: &'static Kind) -> bool {
+    strategy::served(strategy::versions::stored_as(kind))
 }
 
 /// What an API server is made of.
@@ -99,6 +94,8 @@ pub struct Core {
     pub shutdown: Shutdown,
     advertise: SocketAddr,
     ready: AtomicBool,
+    /// Objects encoded to be stored.
+    encodes: Counter,
     openapi: std::sync::OnceLock<api::openapi::OpenApi>,
 }
 
@@ -164,6 +161,11 @@ impl ApiServer {
                 tokens: tokens.clone(),
                 store: store.clone(),
             },
+            encodes: world.metrics.counter(
+                "skiff_apiserver_encodes_total",
+                "Objects encoded to be stored.",
+                "",
+            ),
             authorizer: Authorizer {
                 rbac,
                 store: store.clone(),

@@ -7,6 +7,7 @@ use api::facts::Kind;
 use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use skiff_http::{Body, body, upgrade};
+use strategy::versions::{self, stored_as};
 
 use crate::answer::{self, Accepted};
 use crate::object::{self, text};
@@ -62,13 +63,16 @@ pub async fn serve(
     match info.verb {
         "get" => {
             let accepted = answer::negotiate(request.headers(), &info.query)?;
-            let entry = core.get(kind, namespace, &info.name).await?;
+            let entry = core.get(stored_as(kind), namespace, &info.name).await?;
             answer::object(core, kind, StatusCode::OK, accepted, &entry.wire)
         }
         "list" => {
             let accepted = answer::negotiate(request.headers(), &info.query)?;
             let selection = Selection::of(&info.query, kind, "")?;
-            let page = core.list(kind, namespace, &selection, &info.query).await?;
+            let stored = stored_as(kind);
+            let page = core
+                .list(stored, namespace, &selection, &info.query)
+                .await?;
             answer::list(core, kind, accepted, &page)
         }
         "watch" => start_watch(core, kind, namespace, info, request).await,
@@ -136,9 +140,10 @@ async fn create(
     let options = WriteOptions::of(&info.query, "CreateOptions")?;
     let content = codec::content_type(request.headers())?;
     let bytes = read_body(request.into_body()).await?;
-    let value = codec::read(&bytes, content, kind, options.field_validation, context)?;
+    let mut value = codec::read(&bytes, content, kind, options.field_validation, context)?;
+    versions::to_stored(kind, &mut value);
     let done = core
-        .create(context, kind, namespace, value, &options)
+        .create(context, stored_as(kind), namespace, value, &options)
         .await?;
     written(core, kind, StatusCode::CREATED, accepted, &done)
 }
@@ -155,11 +160,12 @@ async fn put(
     let options = WriteOptions::of(&info.query, "UpdateOptions")?;
     let content = codec::content_type(request.headers())?;
     let bytes = read_body(request.into_body()).await?;
-    let value = codec::read(&bytes, content, kind, options.field_validation, context)?;
+    let mut value = codec::read(&bytes, content, kind, options.field_validation, context)?;
+    versions::to_stored(kind, &mut value);
     let (done, created) = core
         .put(
             context,
-            kind,
+            stored_as(kind),
             namespace,
             &info.name,
             &info.subresource,
@@ -184,16 +190,25 @@ async fn patch(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let accepted = answer::negotiate(request.headers(), &info.query)?;
-    let options = WriteOptions::of(&info.query, "PatchOptions")?;
+    let mut options = WriteOptions::of(&info.query, "PatchOptions")?;
     let headers = request.headers().clone();
     let name = info.name.as_str();
     if is_apply(&headers) {
         options.check_apply()?;
         let bytes = read_body(request.into_body()).await?;
-        let config = Config::read(kind, namespace, name, &bytes, &options, context)?;
+        let mut config = Config::read(kind, namespace, name, &bytes, &options, context)?;
+        config.convert(|value| versions::to_stored(kind, value));
         let sub = info.subresource.as_str();
         let (done, created) = core
-            .apply(context, kind, namespace, name, sub, &config, &options)
+            .apply(
+                context,
+                stored_as(kind),
+                namespace,
+                name,
+                sub,
+                &config,
+                &options,
+            )
             .await?;
         let code = if created {
             StatusCode::CREATED
@@ -205,8 +220,16 @@ async fn patch(
     let bytes = read_body(request.into_body()).await?;
     let patch = Patch::read(&headers, &bytes)?;
     options.check_no_force()?;
+    // They can only be changed by a patch that names them.
+    options.sees_managed = memmem(&bytes, b"managedFields");
     let mut change = |current: &Value| {
-        let mut new = patch.apply(kind.ty, kind, name, current)?;
+        let mut new = if stored_as(kind) == kind {
+            patch.apply(kind.ty, kind, name, current)?
+        } else {
+            let mut served = current.clone();
+            versions::to_served(kind, &mut served);
+            patch.apply(kind.ty, kind, name, &served)?
+        };
         without_current_version(current, &mut new);
         codec::conform(
             &mut new,
@@ -224,12 +247,13 @@ async fn patch(
             return Err(Status::invalid(kind.group, kind.kind, name, vec![error]));
         }
         codec::settle_namespace(&mut new, kind, namespace)?;
+        versions::to_stored(kind, &mut new);
         Ok(new)
     };
     let done = core
         .update(
             context,
-            kind,
+            stored_as(kind),
             namespace,
             name,
             &info.subresource,
@@ -238,6 +262,10 @@ async fn patch(
         )
         .await?;
     written(core, kind, StatusCode::OK, accepted, &done)
+}
+
+fn memmem(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|part| part == word)
 }
 
 /// A patch insists on a version only if it says one itself: on a version that is no longer the current one.
@@ -262,7 +290,7 @@ async fn delete(
     let bytes = read_body(request.into_body()).await?;
     let options = DeleteOptions::of(&bytes, content, &info.query)?;
     match core
-        .delete(context, kind, namespace, &info.name, &options)
+        .delete(context, stored_as(kind), namespace, &info.name, &options)
         .await?
     {
         Deleted::Pending(entry) => {
@@ -319,12 +347,15 @@ async fn delete_collection(
     let bytes = read_body(request.into_body()).await?;
     let options = DeleteOptions::of(&bytes, content, &info.query)?;
     let selection = Selection::of(&info.query, kind, "")?;
-    let page = core.list(kind, namespace, &selection, &info.query).await?;
+    let stored = stored_as(kind);
+    let page = core
+        .list(stored, namespace, &selection, &info.query)
+        .await?;
     for entry in &page.entries {
         let object = codec::decode(entry)?;
         let of = text(&object, &["metadata", "namespace"]);
         match core
-            .delete(context, kind, of, object::name(&object), &options)
+            .delete(context, stored, of, object::name(&object), &options)
             .await
         {
             Err(status) if status.code != 404 => return Err(status),
@@ -400,7 +431,7 @@ async fn of_subresource(
         "status" | "finalize" | "approval" => match info.verb {
             "get" => {
                 let accepted = answer::negotiate(request.headers(), &info.query)?;
-                let entry = core.get(kind, namespace, &info.name).await?;
+                let entry = core.get(stored_as(kind), namespace, &info.name).await?;
                 answer::object(core, kind, StatusCode::OK, accepted, &entry.wire)
             }
             "update" => put(core, context, kind, namespace, info, request).await,

@@ -72,6 +72,9 @@ struct Inner<K> {
     world: World,
     depth: Gauge,
     retries: Counter,
+    runs: Counter,
+    /// Law 7 is asserted with it: an idle queue wakes nobody.
+    wakeups: Counter,
 }
 
 /// A shared queue of keys.
@@ -95,6 +98,14 @@ impl<K: Clone + Eq + Hash + std::fmt::Display + Send + Sync + 'static> Queue<K> 
             world
                 .metrics
                 .counter("workqueue_retries_total", "Reconciles that failed.", &label);
+        let runs = world
+            .metrics
+            .counter("skiff_reconciles_total", "Reconciles.", &label);
+        let wakeups = world.metrics.counter(
+            "skiff_queue_wakeups_total",
+            "Times that a queue's worker woke up.",
+            &label,
+        );
         let state = State {
             waiting: VecDeque::new(),
             queued: HashSet::new(),
@@ -110,6 +121,8 @@ impl<K: Clone + Eq + Hash + std::fmt::Display + Send + Sync + 'static> Queue<K> 
             world,
             depth,
             retries,
+            runs,
+            wakeups,
         }))
     }
 
@@ -179,16 +192,13 @@ impl<K: Clone + Eq + Hash + std::fmt::Display + Send + Sync + 'static> Queue<K> 
                 deadline
             };
             match deadline {
+                // Whether time or a change woke it, what is due is looked for again.
                 Some(at) => {
-                    if tokio::time::timeout_at(at, self.0.changed.notified())
-                        .await
-                        .is_err()
-                    {
-                        continue;
-                    }
+                    let _ = tokio::time::timeout_at(at, self.0.changed.notified()).await;
                 }
                 None => self.0.changed.notified().await,
             }
+            self.0.wakeups.inc();
         }
     }
 
@@ -250,6 +260,7 @@ impl<K: Clone + Eq + Hash + std::fmt::Display + Send + Sync + 'static> Queue<K> 
             workers.spawn(shutdown.clone().run_until_cancelled_owned(async move {
                 loop {
                     let key = queue.next().await;
+                    queue.0.runs.inc();
                     let outcome = (reconcile.as_ref())(key.clone()).await;
                     queue.finish(key, outcome);
                 }

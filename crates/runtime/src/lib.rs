@@ -30,7 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::Stream;
 
-pub use allocator::ByRole;
+pub use allocator::{ByRole, give_back_soon};
 pub use cgroup::CgroupDriver;
 pub use embedded::{Embedded, Options};
 pub use error::{Error, Result};

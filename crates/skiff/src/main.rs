@@ -158,6 +158,7 @@ fn main() -> ExitCode {
     if let Some(code) = runtime::entry() {
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
+    runtime::give_back_soon();
     let arguments = match component::with_settings(&Cli::command(), std::env::args_os().collect()) {
         Ok(arguments) => arguments,
         Err(failure) => return failed(&failure),

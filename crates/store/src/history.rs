@@ -125,7 +125,11 @@ impl Index {
         if place.is_none() {
             self.unwritten.insert(event.revision());
         }
-        let past = Past::of(event, place.unwrap_or(Place::UNWRITTEN));
+        self.recall(Past::of(event, place.unwrap_or(Place::UNWRITTEN)));
+    }
+
+    /// Adds a change.
+    pub(crate) fn recall(&mut self, past: Past) {
         match self.pages.back_mut() {
             Some(page) if page.len() < PAGE => page.push(past),
             _ => {

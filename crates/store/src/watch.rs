@@ -188,12 +188,34 @@ impl Hub {
                 index.push(event, place);
             }
         }
-        if let Some(last) = events.last() {
+        let mut left = self.tick(events.last().map(Event::revision), now_ms);
+        while self.recent_bytes > self.window.bytes
+            && let Some(recent) = self.take_oldest()
+        {
+            if self.index.is_none() {
+                self.set_compacted(recent.event.revision());
+            }
+            left.push(recent);
+        }
+        left
+    }
+
+    /// Remembers a change that only the disk holds (recovery).
+    pub(crate) fn recall(&mut self, past: Past, now_ms: i64) {
+        self.recent_from = past.revision;
+        let revision = past.revision;
+        if let Some(index) = &mut self.index {
+            index.recall(past);
+        }
+        drop(self.tick(Some(revision), now_ms));
+    }
+
+    /// Notes when `revision` was, and forgets what is older than the window.
+    fn tick(&mut self, revision: Option<u64>, now_ms: i64) -> Vec<Recent> {
+        if let Some(revision) = revision {
             match self.seconds.back_mut() {
-                Some((began, revision)) if now_ms.saturating_sub(*began) < 1000 => {
-                    *revision = last.revision();
-                }
-                _ => self.seconds.push_back((now_ms, last.revision())),
+                Some((began, last)) if now_ms.saturating_sub(*began) < 1000 => *last = revision,
+                _ => self.seconds.push_back((now_ms, revision)),
             }
         }
         let age_ms = i64::try_from(self.window.age.as_millis()).unwrap_or(i64::MAX);
@@ -205,20 +227,11 @@ impl Hub {
             self.seconds.pop_front();
             aged = revision;
         }
-        let mut left = if aged > 0 {
+        if aged > 0 {
             self.forget(aged)
         } else {
             Vec::new()
-        };
-        while self.recent_bytes > self.window.bytes
-            && let Some(recent) = self.take_oldest()
-        {
-            if self.index.is_none() {
-                self.set_compacted(recent.event.revision());
-            }
-            left.push(recent);
         }
-        left
     }
 
     /// Takes the oldest change out of memory, if it is on disk or need not be.

@@ -35,7 +35,11 @@ mod runtime_class;
 mod service;
 mod storage;
 mod tree;
+<<<<<<< HEAD
 mod webhook;
+=======
+pub mod versions;
+>>>>>>> main
 
 use api::FieldError;
 use api::facts::Kind;
@@ -529,12 +533,6 @@ pub fn validate_scale(scale: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     tree::not_negative(&scale["spec"], "spec", "replicas", &mut errors);
     errors
-}
-
-/// Turns an Event of the core group into the form of `events.k8s.io` (`to_core`: the other way). Both groups show the
-/// same stored objects.
-pub fn convert_event(object: &mut Value, to_core: bool) {
-    event::convert(object, to_core);
 }
 
 /// How many entries a map or list has.

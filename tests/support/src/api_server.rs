@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use skiff_http::{Handler, body};
 use world::{Shutdown, World};
 
+/// A user who may do everything, for [`Server::raw`].
+pub const ADMIN: Option<(&str, &[&str])> = Some(("admin", &["system:masters"]));
+
 /// A running API server.
 pub struct Server {
     pub api: Arc<ApiServer>,

@@ -37,6 +37,9 @@ pub fn compare(ty: TypeId, old: &Value, new: &Value, scope: Scope) -> Comparison
     };
     let top = |name: &str| scope.holds(name);
     each_field(type_of(ty), old, new, &top, &mut |name, shape, old, new| {
+        if old == new {
+            return;
+        }
         let found = match shape {
             Shape::Struct(ty) if name == "metadata" => {
                 let mut found = Found::default();

@@ -17,7 +17,7 @@ pub struct Conflict {
 }
 
 /// The conflicts over `fields` with the manager of `entry`.
-pub(super) fn with(entry: &Entry, fields: &Set) -> Vec<Conflict> {
+pub(super) fn with(entry: &Entry<'_>, fields: &Set) -> Vec<Conflict> {
     let mut manager = quote(entry.manager());
     if !entry.subresource().is_empty() {
         manager = format!("{manager} with subresource {}", quote(entry.subresource()));

@@ -31,7 +31,8 @@ fn with_json_text(prefix: &str, text: &str) -> String {
     out
 }
 
-fn push_json_text(out: &mut String, text: &str) {
+/// Appends a JSON string.
+pub(super) fn push_json_text(out: &mut String, text: &str) {
     let plain = |b: &u8| (0x20..0x7f).contains(b) && !matches!(b, b'"' | b'\\');
     if text.as_bytes().iter().all(plain) {
         out.push('"');

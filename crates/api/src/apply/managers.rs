@@ -1,16 +1,19 @@
 //! The entries of `metadata.managedFields`, and how an update and an apply change them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::Scope;
 use super::compare::{Comparison, compare};
 use super::conflict::{self, Conflict};
 use super::merge::merge;
 use super::owned::owned;
 use super::remove::remove;
 use super::set::Set;
+use super::{Scope, created, element};
 use crate::facts::TypeId;
 
 /// Entries from updates that an object keeps; older ones are merged, as upstream does.
@@ -19,13 +22,32 @@ const MAX_UPDATERS: usize = 10;
 const ANCIENT: &str = "ancient-changes";
 /// Whose the fields are that were there before anybody was tracked.
 const BEFORE: &str = "before-first-apply";
+const FIELDS_V1: &str = "FieldsV1";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// One entry, in the form in which it is stored.
+/// One entry. Its fields stay the text that they are until somebody needs to look into them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
-    head: Map<String, Value>,
-    fields: Set,
+pub struct Entry<'a> {
+    head: Head<'a>,
+    fields: Fields<'a>,
+}
+
+/// All of an entry but its fields, in the order in which they are written.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Head<'a> {
+    api_version: Cow<'a, str>,
+    fields_type: Cow<'a, str>,
+    manager: Cow<'a, str>,
+    operation: Cow<'a, str>,
+    subresource: Cow<'a, str>,
+    time: Cow<'a, str>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Fields<'a> {
+    /// As it is stored.
+    Text(Cow<'a, str>),
+    Set(Set),
 }
 
 /// Who writes, and through what.
@@ -40,52 +62,74 @@ pub struct Writer<'a> {
     pub now: &'a str,
 }
 
-impl Entry {
-    fn new(writer: &Writer<'_>, applied: bool, fields: Set) -> Self {
-        let mut head = Map::new();
-        let mut put = |name: &str, value: &str| head.insert(name.into(), value.into());
-        put("manager", writer.manager);
-        put("operation", if applied { "Apply" } else { "Update" });
-        put("apiVersion", writer.api_version);
-        put("fieldsType", "FieldsV1");
-        put("time", writer.now);
-        if !writer.subresource.is_empty() {
-            put("subresource", writer.subresource);
-        }
+impl<'a> Entry<'a> {
+    fn new(writer: &Writer<'_>, applied: bool, fields: Fields<'a>) -> Self {
+        let own = |text: &str| Cow::Owned(text.to_owned());
+        let head = Head {
+            api_version: own(writer.api_version),
+            fields_type: FIELDS_V1.into(),
+            manager: own(writer.manager),
+            operation: if applied { "Apply" } else { "Update" }.into(),
+            subresource: own(writer.subresource),
+            time: own(writer.now),
+        };
         Self { head, fields }
-    }
-
-    fn text(&self, name: &str) -> &str {
-        self.head.get(name).and_then(Value::as_str).unwrap_or("")
     }
 
     #[must_use]
     pub fn manager(&self) -> &str {
-        self.text("manager")
+        &self.head.manager
     }
 
     #[must_use]
     pub fn api_version(&self) -> &str {
-        self.text("apiVersion")
+        &self.head.api_version
     }
 
     #[must_use]
     pub fn subresource(&self) -> &str {
-        self.text("subresource")
+        &self.head.subresource
     }
 
     #[must_use]
     pub fn is_applied(&self) -> bool {
-        self.text("operation") == "Apply"
+        self.head.operation == "Apply"
     }
 
-    #[must_use]
-    pub fn fields(&self) -> &Set {
-        &self.fields
+    /// The fields, to look into or change. What cannot be read is nothing.
+    pub fn fields(&mut self) -> &mut Set {
+        if let Fields::Text(text) = &self.fields {
+            let set = serde_json::from_str(text).map_err(|e| e.to_string());
+            self.fields = Fields::Set(set.and_then(Set::read).unwrap_or_default());
+        }
+        match &mut self.fields {
+            Fields::Set(set) => set,
+            Fields::Text(_) => unreachable!("it was just read"),
+        }
+    }
+
+    /// Whether these, which were looked into, are the fields.
+    fn holds(&self, fields: &Set) -> bool {
+        matches!(&self.fields, Fields::Set(own) if own == fields)
+    }
+
+    fn is_empty(&self) -> bool {
+        match &self.fields {
+            Fields::Set(set) => set.is_empty(),
+            Fields::Text(text) => text.len() <= "{}".len(),
+        }
+    }
+
+    /// Takes fields away, looking into these only if some of them may be there.
+    fn subtract(&mut self, gone: &Set) {
+        if gone.is_empty() || matches!(&self.fields, Fields::Text(text) if !gone.may_be_in(text)) {
+            return;
+        }
+        self.fields().subtract(gone);
     }
 
     fn touch(&mut self, now: &str) {
-        self.head.insert("time".into(), now.into());
+        self.head.time = Cow::Owned(now.to_owned());
     }
 
     /// An applier stays the same whatever version it applies in.
@@ -96,21 +140,15 @@ impl Entry {
             && (applied || self.api_version() == writer.api_version)
     }
 
-    fn read(entry: Value) -> Result<Self, String> {
-        let Value::Object(mut head) = entry else {
-            return Err("an entry must be an object".into());
-        };
-        let fields = head.remove("fieldsV1").unwrap_or_default();
-        let fields = Set::read(fields).map_err(|why| format!("error decoding set: {why}"))?;
-        let entry = Self { head, fields };
-        if !matches!(entry.text("operation"), "Apply" | "Update") {
+    fn check(&self) -> Result<(), String> {
+        if !matches!(&*self.head.operation, "Apply" | "Update") {
             return Err("operation must be `Apply` or `Update`".into());
         }
-        if entry.api_version().is_empty() {
+        if self.api_version().is_empty() {
             return Err("apiVersion must not be empty".into());
         }
-        match entry.text("fieldsType") {
-            "FieldsV1" => Ok(entry),
+        match &*self.head.fields_type {
+            FIELDS_V1 => Ok(()),
             "" => Err("missing fieldsType in managed fields entry".into()),
             other => Err(format!(
                 "invalid fieldsType {other:?} in managed fields entry"
@@ -118,44 +156,115 @@ impl Entry {
         }
     }
 
-    fn into_value(mut self) -> Value {
-        self.head
-            .insert("fieldsV1".into(), self.fields.into_value());
-        Value::Object(self.head)
+    fn write(&self, out: &mut String) {
+        let head = &self.head;
+        out.push_str("{\"apiVersion\":");
+        element::push_json_text(out, &head.api_version);
+        out.push_str(",\"fieldsType\":\"FieldsV1\",\"fieldsV1\":");
+        match &self.fields {
+            Fields::Text(text) => out.push_str(text),
+            Fields::Set(set) => set.write(out),
+        }
+        for (name, value) in [
+            (",\"manager\":", &head.manager),
+            (",\"operation\":", &head.operation),
+            (",\"subresource\":", &head.subresource),
+            (",\"time\":", &head.time),
+        ] {
+            if !value.is_empty() {
+                out.push_str(name);
+                element::push_json_text(out, value);
+            }
+        }
+        out.push('}');
     }
 }
 
-/// Reads `metadata.managedFields`.
+/// Reads the text of `metadata.managedFields`. The sets of fields are not looked into: see [`check`].
 ///
 /// # Errors
 /// What is wrong with an entry.
-pub fn read(managed: Value) -> Result<Vec<Entry>, String> {
-    match managed {
-        Value::Array(entries) => entries.into_iter().map(Entry::read).collect(),
-        Value::Null => Ok(Vec::new()),
-        other => Err(format!("managedFields must be a list, got {other}")),
+pub fn read(managed: &str) -> Result<Vec<Entry<'_>>, String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Parts<'a> {
+        #[serde(borrow, default)]
+        api_version: Cow<'a, str>,
+        #[serde(borrow, default)]
+        fields_type: Cow<'a, str>,
+        #[serde(borrow, default, rename = "fieldsV1")]
+        fields: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        manager: Cow<'a, str>,
+        #[serde(borrow, default)]
+        operation: Cow<'a, str>,
+        #[serde(borrow, default)]
+        subresource: Cow<'a, str>,
+        #[serde(borrow, default)]
+        time: Option<Cow<'a, str>>,
     }
+    let entries: Vec<Parts<'_>> = serde_json::from_str(managed).map_err(|e| e.to_string())?;
+    let mut out = Vec::with_capacity(entries.len());
+    for parts in entries {
+        let entry = Entry {
+            head: Head {
+                api_version: parts.api_version,
+                fields_type: parts.fields_type,
+                manager: parts.manager,
+                operation: parts.operation,
+                subresource: parts.subresource,
+                time: parts.time.unwrap_or_default(),
+            },
+            fields: Fields::Text(parts.fields.map_or("{}", RawValue::get).into()),
+        };
+        entry.check()?;
+        out.push(entry);
+    }
+    Ok(out)
 }
 
-/// `metadata.managedFields`; `None` when there are none.
+/// Looks into the sets of fields of entries that somebody sent, and brings them into their one form.
+///
+/// # Errors
+/// What is wrong with a set.
+pub fn check(entries: &mut [Entry<'_>]) -> Result<(), String> {
+    for entry in entries {
+        if let Fields::Text(text) = &entry.fields {
+            let set = serde_json::from_str(text).map_err(|e| e.to_string());
+            let set = set.and_then(Set::read);
+            entry.fields = Fields::Set(set.map_err(|why| format!("error decoding set: {why}"))?);
+        }
+    }
+    Ok(())
+}
+
+/// The text of `metadata.managedFields`; `None` when there are none.
 #[must_use]
-pub fn write(entries: Vec<Entry>) -> Option<Value> {
-    let mut entries = entries;
+pub fn write(mut entries: Vec<Entry<'_>>) -> Option<String> {
     entries.sort_by(|a, b| {
-        let key = |e: &Entry| {
-            let text = |name| e.text(name).to_owned();
-            (
-                text("operation"),
-                text("time"),
-                text("manager"),
-                text("apiVersion"),
-                text("subresource"),
-            )
+        let key = |e: &Entry<'_>| {
+            let head = &e.head;
+            [
+                &head.operation,
+                &head.time,
+                &head.manager,
+                &head.api_version,
+                &head.subresource,
+            ]
+            .map(|text| text.as_ref().to_owned())
         };
+        if a.head.operation == b.head.operation && a.head.time != b.head.time {
+            return a.head.time.cmp(&b.head.time);
+        }
         key(a).cmp(&key(b))
     });
-    let entries: Vec<Value> = entries.into_iter().map(Entry::into_value).collect();
-    (!entries.is_empty()).then_some(Value::Array(entries))
+    let mut out = String::with_capacity(1024);
+    for entry in &entries {
+        out.push(if out.is_empty() { '[' } else { ',' });
+        entry.write(&mut out);
+    }
+    out.push(']');
+    (!entries.is_empty()).then_some(out)
 }
 
 /// Whether a writer asks for the tracking of an object to end: an empty list, or one empty entry.
@@ -174,17 +283,23 @@ pub fn is_reset(managed: &Value) -> bool {
 ///
 /// With `quiet` the writer's entry keeps its time when its fields stay the same: heartbeats are no news.
 #[must_use]
-pub fn update(
+pub fn update<'a>(
     ty: TypeId,
     scope: Scope,
     old: Option<&Value>,
     new: &Value,
-    mut managed: Vec<Entry>,
+    mut managed: Vec<Entry<'a>>,
     writer: &Writer<'_>,
     quiet: bool,
-) -> Vec<Entry> {
+) -> Vec<Entry<'a>> {
     if old.is_some() && managed.is_empty() {
         return managed;
+    }
+    if old.is_none()
+        && managed.is_empty()
+        && let Some(fields) = created::fields(ty, new, scope)
+    {
+        return vec![Entry::new(writer, false, Fields::Text(fields.into()))];
     }
     let nothing = Value::Object(Map::new());
     let Comparison { changed, removed } = compare(ty, old.unwrap_or(&nothing), new, scope);
@@ -196,40 +311,41 @@ pub fn update(
         if entry.is_of(writer, false) {
             own = Some(i);
         } else {
-            entry.fields.subtract(&changed);
+            entry.subtract(&changed);
         }
-        entry.fields.subtract(&removed);
+        entry.subtract(&removed);
     }
     if !changed.is_empty() {
         match own {
             Some(i) => {
                 let entry = &mut managed[i];
-                let news = !entry.fields.contains(&changed);
+                let fields = entry.fields();
+                let news = !fields.contains(&changed);
                 if news {
-                    entry.fields.add(changed);
+                    fields.add(changed);
                 }
                 if news || !quiet {
                     entry.touch(writer.now);
                 }
             }
-            None => managed.push(Entry::new(writer, false, changed)),
+            None => managed.push(Entry::new(writer, false, Fields::Set(changed))),
         }
     }
-    managed.retain(|entry| !entry.fields.is_empty());
+    managed.retain(|entry| !entry.is_empty());
     cap(&mut managed);
     managed
 }
 
 /// Merges the oldest updaters of each version until few enough are left.
-fn cap(managed: &mut Vec<Entry>) {
+fn cap(managed: &mut Vec<Entry<'_>>) {
     let mut updaters = managed.iter().filter(|e| !e.is_applied()).count();
     if updaters <= MAX_UPDATERS {
         return;
     }
     managed.sort_by(|a, b| {
-        (a.is_applied(), a.text("time"), a.manager()).cmp(&(
+        (a.is_applied(), &a.head.time, a.manager()).cmp(&(
             b.is_applied(),
-            b.text("time"),
+            &b.head.time,
             b.manager(),
         ))
     });
@@ -243,22 +359,22 @@ fn cap(managed: &mut Vec<Entry>) {
             i += 1;
             continue;
         };
-        let merged = managed.remove(i);
+        let mut merged = managed.remove(i);
         updaters -= 1;
         let into = &mut managed[bucket];
-        into.head.insert("manager".into(), ANCIENT.into());
-        into.head.remove("subresource");
-        into.touch(merged.text("time"));
-        into.fields.add(merged.fields);
+        into.head.manager = ANCIENT.into();
+        into.head.subresource = "".into();
+        into.head.time = std::mem::take(&mut merged.head.time);
+        into.fields().add(std::mem::take(merged.fields()));
     }
 }
 
 /// What an apply makes.
 #[derive(Debug)]
-pub struct Applied {
+pub struct Applied<'a> {
     /// The object without its managed fields.
     pub object: Value,
-    pub managed: Vec<Entry>,
+    pub managed: Vec<Entry<'a>>,
 }
 
 /// Why a configuration cannot be applied.
@@ -276,16 +392,16 @@ pub enum Refusal {
 ///
 /// # Errors
 /// [`Refusal`]: the configuration does not fit, or without `force` it takes fields from others.
-pub fn apply(
+pub fn apply<'a>(
     ty: TypeId,
     scope: Scope,
     live: Option<&Value>,
     config: &Value,
     canonical: &Value,
-    mut managed: Vec<Entry>,
+    mut managed: Vec<Entry<'a>>,
     writer: &Writer<'_>,
     force: bool,
-) -> Result<Applied, Refusal> {
+) -> Result<Applied<'a>, Refusal> {
     let nothing = Value::Object(Map::new());
     let fields = owned(ty, config, scope).map_err(Refusal::Unfit)?;
     if let (Some(live), true) = (live, managed.is_empty()) {
@@ -298,23 +414,23 @@ pub fn apply(
     let live = live.unwrap_or(&nothing);
     let mut object = merge(ty, live, canonical);
     let at = managed.iter().position(|e| e.is_of(writer, true));
-    let own = at.map(|at| managed.remove(at));
-    if let Some(own) = &own
-        && !fields.contains(&own.fields)
+    let mut own = at.map(|at| managed.remove(at));
+    if let Some(own) = &mut own
+        && !fields.contains(own.fields())
     {
         let mut kept = fields.clone();
-        for entry in &managed {
-            kept.add(entry.fields.clone());
+        for entry in &mut managed {
+            kept.add(entry.fields().clone());
         }
-        remove(ty, &mut object, &own.fields, &kept);
+        remove(ty, &mut object, own.fields(), &kept);
     }
     let difference = compare(ty, live, &object, scope);
     if !force {
         let mut conflicts = Vec::new();
-        for entry in &managed {
-            let taken = entry.fields.intersection(&difference.changed);
+        for entry in &mut managed {
+            let taken = entry.fields().intersection(&difference.changed);
             if !taken.is_empty() {
-                conflicts.push((entry, taken));
+                conflicts.push((&*entry, taken));
             }
         }
         if writer.manager == "kubectl"
@@ -335,19 +451,18 @@ pub fn apply(
         }
     }
     for entry in &mut managed {
-        entry.fields.subtract(&difference.changed);
-        entry.fields.subtract(&difference.removed);
+        entry.subtract(&difference.changed);
+        entry.subtract(&difference.removed);
     }
-    managed.retain(|entry| !entry.fields.is_empty());
+    managed.retain(|entry| !entry.is_empty());
     if !fields.is_empty() {
-        let entry = match own {
-            Some(own) if own.fields == fields && difference.is_same() => {
-                let mut own = own;
-                let version = writer.api_version;
-                own.head.insert("apiVersion".into(), version.into());
+        let same = difference.is_same();
+        let entry = match own.filter(|own| same && own.holds(&fields)) {
+            Some(mut own) => {
+                own.head.api_version = Cow::Owned(writer.api_version.to_owned());
                 own
             }
-            _ => Entry::new(writer, true, fields),
+            None => Entry::new(writer, true, Fields::Set(fields)),
         };
         managed.push(entry);
     }

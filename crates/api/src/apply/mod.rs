@@ -9,10 +9,12 @@
 //! - [`compare`]: the fields by which two versions of an object differ;
 //! - [`merge`] and [`remove`]: the object with a configuration applied, without what is no longer applied;
 //! - [`managers`]: the entries of `managedFields`, brought up to date by an update or an apply;
+//! - `created`: the same for a new object, quicker;
 //! - [`conflict`]: what an apply would take from others.
 
 pub mod compare;
 pub mod conflict;
+mod created;
 pub mod element;
 pub mod managers;
 pub mod merge;

@@ -82,11 +82,21 @@ impl Walk {
                     return self.refuse(&format!("expected list, got {}", go(value)));
                 };
                 let mut out = Node::new();
-                for value in list {
-                    if value.is_object() || value.is_array() || value.is_null() {
-                        return self.refuse(
-                            "associative list without keys has an element that's not a scalar",
-                        );
+                for (i, value) in list.iter().enumerate() {
+                    let wrong = match value {
+                        Value::Object(_) => {
+                            Some("associative list without keys has an element that's a map type")
+                        }
+                        Value::Array(_) => {
+                            Some("not supported: associative list with lists as elements")
+                        }
+                        Value::Null => Some(
+                            "associative list without keys has an element that's an explicit null",
+                        ),
+                        _ => None,
+                    };
+                    if let Some(wrong) = wrong {
+                        return self.refuse(&format!("element {i}: {wrong}"));
                     }
                     let element = element::value(value);
                     if out.contains_key(&element) {

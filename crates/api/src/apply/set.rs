@@ -66,6 +66,16 @@ impl Set {
         Value::Object(self.0)
     }
 
+    /// Appends `fieldsV1`.
+    pub(super) fn write(&self, out: &mut String) {
+        write(&self.0, out);
+    }
+
+    /// Whether some member may be in the set with this text: false only if none is.
+    pub(super) fn may_be_in(&self, text: &str) -> bool {
+        some_may_be_in(&self.0, text)
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -178,6 +188,33 @@ fn subtract_children(a: &mut Node, b: &Node) {
             a.remove(element);
         }
     }
+}
+
+fn write(node: &Node, out: &mut String) {
+    out.push('{');
+    for (i, (element, child)) in node.iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        element::push_json_text(out, element);
+        out.push(':');
+        match child {
+            Value::Object(child) => write(child, out),
+            _ => out.push_str("{}"),
+        }
+    }
+    out.push('}');
+}
+
+/// A name that the text does not have cannot be on a path in it. Only names that are written in one way are looked for.
+fn some_may_be_in(node: &Node, text: &str) -> bool {
+    children(node).any(|(element, child)| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._/:".contains(&b);
+        if element.starts_with("f:") && element.bytes().all(plain) && !text.contains(element) {
+            return false;
+        }
+        is_member(child) || some_may_be_in(child, text)
+    })
 }
 
 fn common_children(a: &Node, b: &Node) -> Node {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::managers::{self, Refusal};
-use super::{Scope, Set, Writer, compare, conflict, merge, owned};
+use super::{Scope, Set, Writer, compare, conflict, created, merge, owned};
 use crate::facts::{self, TypeId};
 
 fn pods() -> TypeId {
@@ -152,7 +152,7 @@ fn lists_are_merged_in_the_order_of_the_configuration() {
 
 fn apply(
     live: &mut Value,
-    managed: &mut Vec<super::Entry>,
+    managed: &mut Vec<super::Entry<'static>>,
     manager: &str,
     config: Value,
     force: bool,
@@ -223,7 +223,7 @@ fn appliers_share_and_take_fields() {
         true,
     )
     .unwrap();
-    let one = managed.iter().find(|e| e.manager() == "one").unwrap();
+    let one = managed.iter_mut().find(|e| e.manager() == "one").unwrap();
     assert_eq!(
         one.fields().paths(),
         [
@@ -325,8 +325,9 @@ fn heartbeats_keep_the_time() {
             quiet,
         )
     };
-    assert_eq!(again(true), first);
-    assert_ne!(again(false), first);
+    let before = managers::write(first.clone());
+    assert_eq!(managers::write(again(true)), before);
+    assert_ne!(managers::write(again(false)), before);
 }
 
 #[test]
@@ -347,10 +348,51 @@ fn old_updaters_are_merged() {
     }
     assert_eq!(managed.len(), 10);
     let ancient = managed
-        .iter()
+        .iter_mut()
         .find(|e| e.manager() == "ancient-changes")
         .unwrap();
-    assert_eq!(ancient.fields().paths().len(), 6, "{ancient:?}");
+    assert_eq!(ancient.fields().paths().len(), 6);
+}
+
+#[test]
+fn entries_are_read_and_written_as_they_are() {
+    let text = concat!(
+        r#"[{"apiVersion":"apps/v1","fieldsType":"FieldsV1","fieldsV1":{"f:spec":{"f:replicas":{}}},"manager":"a","operation":"Apply","time":"2026-01-01T00:00:00Z"},"#,
+        r#"{"apiVersion":"apps/v1","fieldsType":"FieldsV1","fieldsV1":{"f:status":{"f:replicas":{}}},"manager":"b","operation":"Update","subresource":"status","time":"2026-01-01T00:00:00Z"}]"#,
+    );
+    let read = || managers::read(text).unwrap();
+    assert_eq!(managers::write(read()).as_deref(), Some(text));
+    let mut looked_into = read();
+    managers::check(&mut looked_into).unwrap();
+    assert_eq!(managers::write(looked_into).as_deref(), Some(text));
+    for bad in [
+        r#"[{"operation":"Never","apiVersion":"v1","fieldsType":"FieldsV1"}]"#,
+        r#"[{"operation":"Apply","fieldsType":"FieldsV1"}]"#,
+        r#"[{"operation":"Apply","apiVersion":"v1"}]"#,
+        "{}",
+    ] {
+        assert!(managers::read(bad).is_err(), "{bad}");
+    }
+    let with_bad_fields = text.replace("f:replicas", "replicas");
+    assert!(managers::check(&mut managers::read(&with_bad_fields).unwrap()).is_err());
+    // What an update does not touch is not looked into.
+    let mut new = json!({"spec": {"replicas": 1}, "status": {"replicas": 1}});
+    let old = new.clone();
+    new["spec"]["replicas"] = 2.into();
+    let after = managers::update(
+        deployments(),
+        SPEC,
+        Some(&old),
+        &new,
+        read(),
+        &by("c"),
+        false,
+    );
+    let after = managers::write(after).unwrap();
+    assert!(
+        after.contains(r#""manager":"b""#) && !after.contains(r#""manager":"a""#),
+        "{after}"
+    );
 }
 
 #[test]
@@ -419,7 +461,46 @@ fn object() -> impl Strategy<Value = Value> {
     })
 }
 
+/// Anything that may stand in a body or in `fieldsV1`.
+fn garbage() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i8>().prop_map(Value::from),
+        "[ab]{0,2}".prop_map(Value::from)
+    ];
+    let key = prop_oneof![
+        "spec|containers|name|metadata|labels|finalizers|ports|env|template|selector|protocol|status|conditions",
+        "f:(spec|metadata|labels|containers|a)",
+        Just("k:{\"name\":\"a\"}".to_owned()),
+        "(k|v|i|x)?:?[{\\[\"a0]{0,3}",
+        Just(".".to_owned()),
+    ];
+    leaf.prop_recursive(6, 60, 5, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map(key.clone(), inner, 0..5)
+                .prop_map(|m| Value::Object(m.into_iter().collect())),
+        ]
+    })
+}
+
 proptest! {
+    #[test]
+    fn nothing_panics(old in garbage(), new in garbage(), fields in garbage()) {
+        for ty in [pods(), deployments(), services()] {
+            let managed = json!([{"operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "manager": "a", "fieldsV1": fields}]).to_string();
+            let entries = || managers::read(&managed).unwrap();
+            let _ = managers::check(&mut entries());
+            let after = managers::update(ty, Scope::ALL, Some(&old), &new, entries(), &by("b"), false);
+            let _ = managers::write(after);
+            let _ = managers::update(ty, Scope::ALL, None, &new, Vec::new(), &by("b"), false);
+            let _ = managers::apply(ty, Scope::ALL, Some(&old), &new, &new, entries(), &by("a"), false);
+            let _ = managers::apply(ty, Scope::ALL, Some(&old), &new, &new, entries(), &by("kubectl"), true);
+            let _ = managers::read(&fields.to_string());
+        }
+    }
+
     #[test]
     fn sets_are_sets(a in paths(), b in paths()) {
         let (sa, sb) = (build(&a), build(&b));
@@ -431,8 +512,22 @@ proptest! {
         prop_assert_eq!(&difference, &build(&(&a - &b)));
         prop_assert_eq!(sa.intersection(&sb), build(&(&a & &b)));
         prop_assert_eq!(sa.contains(&sb), b.is_subset(&a));
+        let mut text = String::new();
+        sa.write(&mut text);
+        prop_assert_eq!(&text, &sa.clone().into_value().to_string());
+        prop_assert!(sb.may_be_in(&text) || (&a & &b).is_empty());
         prop_assert_eq!(sa.paths().len(), a.len());
         prop_assert_eq!(Set::read(sa.clone().into_value()).unwrap(), sa);
+    }
+
+    #[test]
+    fn a_creation_is_compared_with_nothing(new in object()) {
+        for new in [new, deployment()] {
+            let text = created::fields(deployments(), &new, SPEC).unwrap();
+            let fields: Value = serde_json::from_str(&text).unwrap();
+            let compared = compare::compare(deployments(), &json!({}), &new, SPEC).changed;
+            prop_assert_eq!(fields, compared.into_value());
+        }
     }
 
     #[test]

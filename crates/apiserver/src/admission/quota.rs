@@ -143,7 +143,7 @@ async fn charges(core: &Core, write: &Write<'_>) -> Result<Vec<(Compare, Op)>, S
         let mut object = codec::decode(&entry)?;
         if let Some(used) = charge(write, &object)? {
             object["status"]["used"] = used;
-            let (stored, offset) = codec::encode(&object)?;
+            let (stored, offset) = codec::encode(&object, None, &core.encodes)?;
             let key = entry.key.to_string();
             let put = Op::Put {
                 key: key.clone(),

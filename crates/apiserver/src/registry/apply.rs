@@ -78,6 +78,12 @@ impl Config {
         Self::of_type(kind.ty, id, namespace, name, body, options, context)
     }
 
+    /// Turns it into a configuration of the form in which the kind is stored.
+    pub fn convert(&mut self, to_stored: impl Fn(&mut Value)) {
+        to_stored(&mut self.sent);
+        to_stored(&mut self.canonical);
+    }
+
     /// Reads the configuration of a workload's Scale, as one of the workload.
     ///
     /// # Errors
@@ -201,6 +207,7 @@ impl Core {
     ) -> Result<(Written, bool), Status> {
         let options = WriteOptions {
             tracking: Tracking::Applied,
+            sees_managed: true,
             ..options.clone()
         };
         // A Scale's owners are kept in the workload, which is what is written.
@@ -297,7 +304,12 @@ impl Core {
         config: &Config,
         options: &WriteOptions,
     ) -> Result<Value, Status> {
-        let managed = managers::read(managed)
+        let text = if managed.is_null() {
+            "[]".to_owned()
+        } else {
+            managed.to_string()
+        };
+        let managed = managers::read(&text)
             .map_err(|why| Status::unknown(format!("failed to decode managed fields: {why}")))?;
         let (api_version, now) = (kind.api_version(), time::seconds(self.world.now()));
         let writer = Writer {
@@ -331,9 +343,7 @@ impl Core {
             }
         })?;
         let mut object = applied.object;
-        if let Some(managed) = managers::write(applied.managed) {
-            object::metadata(&mut object).insert("managedFields".into(), managed);
-        }
+        managed::put(&mut object, managers::write(applied.managed).as_deref())?;
         Ok(object)
     }
 }

@@ -87,10 +87,23 @@ impl Core {
         metadata.insert("creationTimestamp".into(), now.into());
         object::drop_empty_metadata(&mut value);
         strategy::default(kind, &mut value);
+<<<<<<< HEAD
         if admission::certificates::is_request(kind) {
             admission::certificates::set_requester(&context.user, &mut value);
         }
         managed::track(self, context, kind, "", None, &mut value, sent, options);
+=======
+        let owners = managed::track(
+            self,
+            context,
+            kind,
+            "",
+            None,
+            &value,
+            sent.as_ref(),
+            options,
+        );
+>>>>>>> main
         admission::mutate(self, kind, Operation::Create, &mut value).await?;
         strategy::prepare_create(kind, &mut value);
         let name = object::name(&value).to_owned();
@@ -119,10 +132,11 @@ impl Core {
                 return Err(Status::already_exists(kind.group, kind.plural, &name));
             }
             quota::check(self, &write(&value)).await?;
+            managed::put(&mut value, owners.as_deref())?;
             return Ok(Written::DryRun(value));
         }
         let claim = self.allocator.claim(kind, &mut value, None)?;
-        let (stored, offset) = codec::encode(&value)?;
+        let (stored, offset) = codec::encode(&value, owners.as_deref(), &self.encodes)?;
         let put = Op::Put {
             key: path.clone(),
             stored,

@@ -130,7 +130,7 @@ impl Core {
     ) -> Result<Deleted, Status> {
         for _ in 0..TRIES {
             let current = self.get(kind, namespace, name).await?;
-            let object = codec::decode(&current)?;
+            let (object, owners) = codec::decode_apart(&current)?;
             check_preconditions(kind, name, &object, options)?;
             admission::validate(
                 self,
@@ -154,7 +154,7 @@ impl Core {
                     None => continue,
                 }
             };
-            let (stored, offset) = codec::encode(&marked)?;
+            let (stored, offset) = codec::encode(&marked, owners, &self.encodes)?;
             if options.dry_run || stored == current.stored() {
                 return Ok(Deleted::Pending(current));
             }

@@ -35,6 +35,9 @@ impl Selection {
                 .map_err(Status::bad_request)?;
             fields.terms.extend(exact.terms);
         }
+        for term in &mut fields.terms {
+            term.field = strategy::versions::stored_field(kind, &term.field);
+        }
         let known = if fields.terms.is_empty() {
             Vec::new()
         } else {

@@ -5,7 +5,7 @@
 
 use api::apply::{Scope, Writer, managers};
 use api::facts::Kind;
-use api::{FieldError, time};
+use api::{FieldError, Status, time};
 use http::HeaderMap;
 use serde_json::Value;
 
@@ -71,34 +71,42 @@ pub fn scope(kind: &Kind, subresource: &str) -> Scope {
     }
 }
 
-/// Settles the owners of `new`'s fields. `old` is `None` for a creation; `sent` is what the writer has in
-/// `metadata.managedFields`, which may be edited through the object but not through a subresource.
+/// Settles the owners of `new`'s fields and returns the text of its managed fields. `new` does not hold them: `sent` is
+/// what the writer has in their place, `live` what is stored. They may be edited through the object but not through a
+/// subresource. `old` is `None` for a creation.
 pub(super) fn track(
     core: &Core,
     context: &Context,
     kind: &Kind,
     subresource: &str,
-    old: Option<&Value>,
-    new: &mut Value,
-    sent: Option<Value>,
+    old: Option<(&Value, Option<&str>)>,
+    new: &Value,
+    sent: Option<&Value>,
     options: &WriteOptions,
-) {
-    let live = old.and_then(|old| old["metadata"].get("managedFields"));
+) -> Option<String> {
+    let (old, live) = old.map_or((None, None), |(old, live)| (Some(old), live));
     let through = match options.tracking {
         Tracking::Changes => subresource,
         Tracking::Scale => "scale",
-        Tracking::Applied => return put(new, sent),
-        Tracking::Untouched => return put(new, live.cloned()),
+        Tracking::Applied => return sent.map(Value::to_string),
+        Tracking::Untouched => return live.map(str::to_owned),
     };
-    let sent = sent.filter(|sent| through.is_empty() || Some(sent) == live);
-    let entries = match sent {
-        Some(sent) if managers::is_reset(&sent) => Some(Vec::new()),
-        // What cannot be read is ignored, as is its absence: clients that don't know the field must not lose it.
-        Some(sent) => managers::read(sent).ok().filter(|e| !e.is_empty()),
-        None => None,
+    let sent = sent.filter(|_| through.is_empty());
+    let text = sent.map(Value::to_string);
+    let entries = match (sent, &text) {
+        (Some(sent), _) if managers::is_reset(sent) => Some(Vec::new()),
+        (Some(_), Some(text)) if Some(text.as_str()) != live => {
+            // What cannot be read is ignored, as is its absence: clients that don't know the field must not lose it.
+            let entries = managers::read(text).and_then(|mut entries| {
+                managers::check(&mut entries)?;
+                Ok(entries)
+            });
+            entries.ok().filter(|entries| !entries.is_empty())
+        }
+        _ => None,
     };
     let entries = entries
-        .or_else(|| managers::read(live?.clone()).ok())
+        .or_else(|| managers::read(live?).ok())
         .unwrap_or_default();
     let manager = if options.field_manager.is_empty() {
         &context.agent
@@ -115,11 +123,17 @@ pub(super) fn track(
     let quiet = old.is_some_and(|old| is_heartbeat(kind, old, new));
     let scope = scope(kind, through);
     let entries = managers::update(kind.ty, scope, old, new, entries, &writer, quiet);
-    put(new, managers::write(entries));
+    managers::write(entries)
 }
 
-fn put(object: &mut Value, managed: Option<Value>) {
+/// Puts the text of managed fields into an object that is to be shown.
+///
+/// # Errors
+/// 500 if the text, which is our own, is not JSON.
+pub(super) fn put(object: &mut Value, managed: Option<&str>) -> Result<(), Status> {
     if let Some(managed) = managed {
+        let managed = serde_json::from_str(managed).map_err(Status::internal)?;
         object::metadata(object).insert("managedFields".into(), managed);
     }
+    Ok(())
 }

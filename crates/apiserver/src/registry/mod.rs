@@ -53,8 +53,8 @@ impl Indexer for MetaIndexer {
         let Some(kind) = kind_of_key(key) else {
             return Arc::new(Meta::default());
         };
-        let object: Value = match serde_json::from_slice(stored) {
-            Ok(object) => object,
+        let object = match codec::parse_apart(stored) {
+            Ok((object, _)) => object,
             Err(error) => {
                 tracing::error!(key, %error, "a stored object is not JSON");
                 return Arc::new(Meta::default());
@@ -131,6 +131,8 @@ pub struct WriteOptions {
     /// For an apply: takes fields from others. `None` if it was not said.
     pub force: Option<bool>,
     pub tracking: managed::Tracking,
+    /// Whether the change looks at the managed fields: then the current object has them.
+    pub sees_managed: bool,
 }
 
 /// What to do about unknown and duplicate fields.
@@ -178,6 +180,7 @@ impl WriteOptions {
             field_manager,
             force: query.has("force").then(|| query.is_true("force")),
             tracking: managed::Tracking::Changes,
+            sees_managed: false,
         })
     }
 }

@@ -35,11 +35,22 @@ impl Core {
     ) -> Result<Written, Status> {
         for _ in 0..TRIES {
             let current = self.get(kind, namespace, name).await?;
-            let old = codec::decode(&current)?;
+            let (mut old, owners) = codec::decode_apart(&current)?;
+            if options.sees_managed {
+                managed::put(&mut old, owners)?;
+            }
             let mut new = change(&old)?;
             let insisted = check_identity(kind, name, &old, &mut new)?;
             match self
-                .replace(context, kind, subresource, &current, &old, new, options)
+                .replace(
+                    context,
+                    kind,
+                    subresource,
+                    &current,
+                    (&old, owners),
+                    new,
+                    options,
+                )
                 .await?
             {
                 Some(written) => return Ok(written),
@@ -57,7 +68,7 @@ impl Core {
         kind: &'static Kind,
         subresource: &str,
         current: &Arc<Entry>,
-        old: &Value,
+        (old, old_owners): (&Value, Option<&str>),
         mut new: Value,
         options: &WriteOptions,
     ) -> Result<Option<Written>, Status> {
@@ -66,14 +77,14 @@ impl Core {
         keep_system_metadata(old, &mut new);
         object::drop_empty_metadata(&mut new);
         strategy::default(kind, &mut new);
-        managed::track(
+        let owners = managed::track(
             self,
             context,
             kind,
             subresource,
-            Some(old),
-            &mut new,
-            sent,
+            Some((old, old_owners)),
+            &new,
+            sent.as_ref(),
             options,
         );
         admission::mutate(self, kind, Operation::Update, &mut new).await?;
@@ -114,6 +125,7 @@ impl Core {
             // Nothing is written: it keeps the version that it has.
             let version = old["metadata"]["resourceVersion"].clone();
             object::metadata(&mut new).insert("resourceVersion".into(), version);
+            managed::put(&mut new, owners.as_deref())?;
             return Ok(Some(Written::DryRun(new)));
         }
         if is_deleting(old) && nothing_holds(kind, &new) {
@@ -123,7 +135,7 @@ impl Core {
                 .map(|gone| gone.map(Written::Stored));
         }
         let claim = self.allocator.claim(kind, &mut new, Some(old))?;
-        let (stored, offset) = codec::encode(&new)?;
+        let (stored, offset) = codec::encode(&new, owners.as_deref(), &self.encodes)?;
         if stored == current.stored() {
             return Ok(Some(Written::Stored(current.clone())));
         }
@@ -135,8 +147,7 @@ impl Core {
             rv_offset: Some(offset),
             expire_after: self.expiry(kind),
         };
-        let lazy = is_heartbeat(kind, old, &new)
-            && old["metadata"].get("managedFields") == new["metadata"].get("managedFields");
+        let lazy = old_owners == owners.as_deref() && is_heartbeat(kind, old, &new);
         let Some(entry) = quota::commit(self, &write(&new), own, put, lazy).await? else {
             return Ok(None);
         };

@@ -246,21 +246,27 @@ fn at_revision(entry: &Entry, revision: u64) -> Bytes {
 
 /// An event of the watch; `None` ends it, when a stored object does not fit its kind.
 fn event(core: &Core, request: &Request, kind: &str, wire: &Bytes) -> Option<Bytes> {
+    match written(core, request, kind, wire) {
+        Ok(event) => Some(event),
+        Err(status) => {
+            tracing::error!(resource = request.kind.plural, error = %status.message, "a watch ended");
+            None
+        }
+    }
+}
+
+fn written(core: &Core, request: &Request, kind: &str, wire: &Bytes) -> Result<Bytes, Status> {
     let Accepted { form, encoding } = request.accepted;
+    let wire = answer::served_form(request.kind, wire)?;
     if encoding == Encoding::Protobuf {
-        return match answer::protobuf_of(request.kind, form, wire) {
-            Ok(object) => Some(protobuf::watch_event(kind, &object).into()),
-            Err(status) => {
-                tracing::error!(resource = request.kind.plural, error = %status.message, "a watch ended");
-                None
-            }
-        };
+        let object = answer::protobuf_of(request.kind, form, &wire)?;
+        return Ok(protobuf::watch_event(kind, &object).into());
     }
     let object = match form {
-        Form::Object => wire.clone(),
-        _ => answer::render_one(core, request.kind, form, wire),
+        Form::Object => wire,
+        _ => answer::render_one(core, request.kind, form, &wire),
     };
-    Some(line(kind, &object))
+    Ok(line(kind, &object))
 }
 
 fn line(kind: &str, object: &[u8]) -> Bytes {

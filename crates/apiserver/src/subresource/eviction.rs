@@ -144,7 +144,7 @@ async fn spend(
         if left == 0 {
             used_up(&mut budget, &now);
         }
-        let (stored, offset) = codec::encode(&budget)?;
+        let (stored, offset) = codec::encode(&budget, None, &core.encodes)?;
         let txn = Txn {
             compares: vec![Compare::Revision(path.clone(), entry.revision)],
             ops: vec![Op::Put {

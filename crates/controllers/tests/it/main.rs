@@ -4,5 +4,6 @@
 mod cluster;
 mod garbage;
 mod nodes;
+mod policies;
 mod services;
 mod workloads;

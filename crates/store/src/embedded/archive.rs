@@ -14,7 +14,7 @@ use world::disk::{Disk, DiskFile};
 use world::metrics::Counter;
 
 use super::checkpoint::{self, Outline};
-use super::record::{self, Input, Value};
+use super::record::{self, Input, Raw, Value};
 use super::segment::{self, GROUP_HEAD};
 use super::{Spawn, on_disk};
 use crate::history::{At, Place, Version};
@@ -155,7 +155,15 @@ impl Reader {
             .iter()
             .map(|i| ((versions[*i].revision, &*versions[*i].key), *i))
             .collect();
-        let whole = record::each_put(group.payload, |revision, key, value| {
+        let whole = record::each(group.payload, |raw| {
+            let Raw::Put {
+                revision,
+                key,
+                value,
+            } = raw
+            else {
+                return Ok(());
+            };
             let Some(&i) = wanted.get(&(revision, key)) else {
                 return Ok(());
             };

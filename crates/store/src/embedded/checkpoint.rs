@@ -1,5 +1,7 @@
 //! A checkpoint: the whole state at one revision, and where the log goes on from there.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -106,11 +108,12 @@ pub(crate) fn write(
     Ok(at + 4)
 }
 
-/// Reads a checkpoint from its bytes.
+/// Reads a checkpoint from its bytes. Keys that `known` has are shared with it.
 pub(crate) fn read(
     data: &[u8],
     indexer: &dyn Indexer,
     seal: &dyn Seal,
+    known: &Keys,
 ) -> Result<(Meta, Tree), String> {
     let (body, crc) = data.split_last_chunk::<4>().ok_or("it is cut off")?;
     if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
@@ -123,6 +126,7 @@ pub(crate) fn read(
     for _ in 0..count {
         let slot = read_slot(&mut input).ok_or("an entry is cut off")?;
         let (key, revision, created, expires_ms, value) = slot;
+        let key = known.get_key_value(&key).map_or(key, |(k, _)| k.clone());
         let rv_offset = value.rv_offset;
         let stored = value.open(seal, &key)?;
         wire::check_offset(&key, &stored, rv_offset).map_err(|e| e.to_string())?;
@@ -131,6 +135,34 @@ pub(crate) fn read(
         tree.insert(Slot { entry, expires_ms });
     }
     Ok((meta, tree))
+}
+
+/// The revisions that wrote and created the version of each key.
+pub(crate) type Keys = HashMap<Arc<str>, (u64, u64), BuildHasherDefault<DefaultHasher>>;
+
+/// The keys of a whole checkpoint, without their values.
+pub(crate) fn keys(data: &[u8]) -> Result<(Meta, Keys), String> {
+    let meta = verify(data)?;
+    let mut input = Input(&data[..data.len() - 4]);
+    read_meta(&mut input).ok_or("it is cut off")?;
+    let count = input.u64().ok_or("it is cut off")?;
+    let mut keys = Keys::default();
+    for _ in 0..count {
+        let (key, revision, created) = skip_slot(&mut input).ok_or("an entry is cut off")?;
+        keys.insert(key.into(), (revision, created));
+    }
+    Ok((meta, keys))
+}
+
+/// What the checkpoint at `path` says beside its state. Its checksum is not looked at.
+pub(crate) fn head(disk: &dyn Disk, path: &Path) -> Result<Meta, String> {
+    let file = disk.open(path, false).map_err(|e| e.to_string())?;
+    let size = file.size().map_err(|e| e.to_string())?;
+    // Gaps are as many as unclean starts within the window.
+    let mut data = vec![0; usize::try_from(size.min(64 << 10)).unwrap_or(0)];
+    file.read_at(0, &mut data).map_err(|e| e.to_string())?;
+    read_meta(&mut Input(&data))
+        .ok_or_else(|| "it was not written by this version of the store".into())
 }
 
 fn read_meta(input: &mut Input<'_>) -> Option<Meta> {
@@ -207,7 +239,7 @@ pub(crate) fn outline(data: &[u8]) -> Result<Outline, String> {
     let mut next = 0;
     for _ in 0..count {
         let at = body.len() - input.0.len();
-        let key = skip_slot(&mut input).ok_or("an entry is cut off")?;
+        let (key, ..) = skip_slot(&mut input).ok_or("an entry is cut off")?;
         if at >= next {
             blocks.push((key.into(), at as u64));
             next = at + BLOCK;
@@ -219,10 +251,12 @@ pub(crate) fn outline(data: &[u8]) -> Result<Outline, String> {
     })
 }
 
-/// The key of the next entry; nothing is copied.
-fn skip_slot<'a>(input: &mut Input<'a>) -> Option<&'a str> {
+/// The next entry's key and the revisions that wrote and created it; nothing is copied.
+fn skip_slot<'a>(input: &mut Input<'a>) -> Option<(&'a str, u64, u64)> {
     let key = std::str::from_utf8(input.bytes()?).ok()?;
-    input.take(3 * 8 + 1 + 4)?;
+    let (revision, created) = (input.u64()?, input.u64()?);
+    // The deadline, and the value's flags and offset.
+    input.take(8 + 1 + 4)?;
     input.bytes()?;
-    Some(key)
+    Some((key, revision, created))
 }

@@ -132,45 +132,79 @@ impl From<RawValue<'_>> for Value {
     }
 }
 
-/// Shows every put of a group to `put`, copying nothing. `Ok(None)`: a record cannot be read.
-pub(crate) fn each_put<'a, E>(
+/// One change of a group, or a note, that still stands in what it was read from.
+pub(crate) enum Raw<'a> {
+    Put {
+        revision: u64,
+        key: &'a str,
+        value: RawValue<'a>,
+    },
+    Delete {
+        revision: u64,
+        key: &'a str,
+    },
+    Gap {
+        from: u64,
+        to: u64,
+    },
+    Compact {
+        revision: u64,
+    },
+    Opened,
+    Closed,
+}
+
+/// Shows `see` all that a group's payload holds, in order, copying nothing. `Ok(None)`: a record cannot be read.
+pub(crate) fn each<'a, E>(
     payload: &'a [u8],
-    mut put: impl FnMut(u64, &'a str, RawValue<'a>) -> Result<(), E>,
+    mut see: impl FnMut(Raw<'a>) -> Result<(), E>,
 ) -> Result<Option<()>, E> {
     let mut input = Input(payload);
     while !input.0.is_empty() {
-        match input.u8() {
+        let note = match input.u8() {
             Some(TXN) => {
                 let (Some(revision), Some(ops)) = (input.u64(), input.u32()) else {
                     return Ok(None);
                 };
                 for _ in 0..ops {
-                    let Some(op) = raw_op(&mut input) else {
-                        return Ok(None);
-                    };
-                    if let (key, Some(value)) = op {
-                        put(revision, key, value)?;
+                    match raw_op(&mut input, revision) {
+                        Some(op) => see(op)?,
+                        None => return Ok(None),
                     }
                 }
+                continue;
             }
-            Some(GAP) if input.take(16).is_some() => {}
-            Some(COMPACT) if input.take(8).is_some() => {}
-            Some(OPENED | CLOSED) => {}
-            _ => return Ok(None),
+            Some(GAP) => input
+                .u64()
+                .zip(input.u64())
+                .map(|(from, to)| Raw::Gap { from, to }),
+            Some(COMPACT) => input.u64().map(|revision| Raw::Compact { revision }),
+            Some(OPENED) => Some(Raw::Opened),
+            Some(CLOSED) => Some(Raw::Closed),
+            _ => None,
+        };
+        match note {
+            Some(note) => see(note)?,
+            None => return Ok(None),
         }
     }
     Ok(Some(()))
 }
 
-fn raw_op<'a>(input: &mut Input<'a>) -> Option<(&'a str, Option<RawValue<'a>>)> {
+fn raw_op<'a>(input: &mut Input<'a>, revision: u64) -> Option<Raw<'a>> {
     let kind = input.u8()?;
     let key = std::str::from_utf8(input.bytes()?).ok()?;
     match kind {
         PUT => {
             input.i64()?;
-            Some((key, Some(RawValue::decode(input)?)))
+            let value = RawValue::decode(input)?;
+            Some(Raw::Put {
+                revision,
+                key,
+                value,
+            })
         }
-        DELETE => Some((key, None)),
+        DELETE => Some(Raw::Delete { revision, key }),
         _ => None,
     }
 }
@@ -398,8 +432,10 @@ mod tests {
         fn every_put_is_shown(records in proptest::collection::vec(record(), 0..6)) {
             let bytes: Vec<u8> = records.iter().flat_map(Record::to_vec).collect();
             let mut shown = Vec::new();
-            each_put(&bytes, |revision, key, value| {
-                shown.push((revision, key.to_owned(), Value::from(value)));
+            each(&bytes, |raw| {
+                if let Raw::Put { revision, key, value } = raw {
+                    shown.push((revision, key.to_owned(), Value::from(value)));
+                }
                 Ok::<_, ()>(())
             }).unwrap().unwrap();
             let puts = records.into_iter().flat_map(|r| match r {
@@ -416,7 +452,7 @@ mod tests {
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut input = Input(&bytes);
             while !input.0.is_empty() && Record::decode(&mut input).is_some() {}
-            let _ = each_put(&bytes, |_, _, _| Ok::<_, ()>(()));
+            let _ = each(&bytes, |_| Ok::<_, ()>(()));
         }
     }
 }

@@ -1,16 +1,18 @@
-//! Opening: the oldest kept checkpoint, then every whole group of the log after it.
+//! Opening: the newest checkpoint, and every whole group of the log after it; and of the log before it, where versions are.
 //!
-//! The *oldest*, because the log after it holds the history window. When it cannot be used, a newer one still has the
-//! whole state, only with less history. What ends the log cleanly and what is damage is told in `DESIGN.md`.
+//! History starts with the oldest kept checkpoint. When that or the log between the two cannot be used, the newest one still
+//! has the whole state; when the newest cannot be used, an older one and more of the log have it too. What ends the log
+//! cleanly and what is damage is told in `DESIGN.md`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use world::disk::{Disk, DiskError};
 
-use super::checkpoint;
-use super::record::{Change, Input, Record};
+use super::checkpoint::{self, Keys};
+use super::record::{self, Change, Input, Raw, Record};
 use super::segment::{self, HEAD, Position};
-use crate::history::Place;
+use crate::history::{self, Place};
 use crate::state::Tree;
 use crate::watch::Hub;
 use crate::{Error, Event, Indexer, Seal, transact, wire};
@@ -31,6 +33,29 @@ pub(crate) struct Found {
     pub(crate) checkpoints: Vec<(u64, Position)>,
     /// Bytes of log behind the newest checkpoint.
     pub(crate) grown: u64,
+    /// The log has not come to the state yet: only where versions are is followed.
+    past: Option<Past>,
+}
+
+/// What is followed before the state's checkpoint: no values, which is an order of magnitude faster.
+#[derive(Default)]
+struct Past {
+    keys: Keys,
+    /// The place of the state's checkpoint in the log, and its revision.
+    until: Option<(Position, u64)>,
+}
+
+impl Found {
+    fn ends_at(&self, revision: u64) -> Result<(), String> {
+        if self.revision == revision {
+            Ok(())
+        } else {
+            Err(format!(
+                "a group that should end at revision {revision} ends at {}",
+                self.revision
+            ))
+        }
+    }
 }
 
 pub(crate) struct Recovery<'a> {
@@ -54,35 +79,41 @@ impl Recovery<'_> {
             .iter()
             .filter_map(|n| segment::id_of(n, "log-"))
             .collect();
-        // The log from its very beginning is as good as a checkpoint of nothing.
-        let mut starts: Vec<Option<u64>> = Vec::new();
-        if segments.first().is_none_or(|id| *id <= 1) || checkpoints.is_empty() {
-            starts.push(None);
+        // The log from its very beginning is as good as a checkpoint of nothing, unless it began with a snapshot.
+        let whole_log = segments.first().is_none_or(|id| *id <= 1)
+            && checkpoints
+                .first()
+                .is_none_or(|first| !self.head(*first).is_ok_and(|meta| meta.snapshot));
+        let mut starts: Vec<Option<u64>> = checkpoints.iter().copied().map(Some).collect();
+        if whole_log || checkpoints.is_empty() {
+            starts.insert(0, None);
         }
-        // A snapshot starts a log of its own: then the log alone is not the whole story.
-        if let Some(first) = checkpoints.first()
-            && self.meta(*first).is_ok_and(|meta| meta.snapshot)
-        {
-            starts.clear();
-        }
-        starts.extend(checkpoints.iter().copied().map(Some));
         let newest = checkpoints.last().copied().unwrap_or(0);
         let mut failure = None;
-        for (i, start) in starts.iter().enumerate() {
-            match self.from(*start, &segments) {
-                Ok(mut found) if found.revision >= newest || i + 1 == starts.len() => {
-                    if let Some(error) = &failure {
-                        tracing::warn!(%error, "older history could not be read; the state is whole");
+        for state in starts.iter().rev() {
+            let mut bases: Vec<Option<u64>> = starts.first().copied().into_iter().collect();
+            if bases.first() != Some(state) {
+                bases.push(*state);
+            }
+            for base in bases {
+                match self.from(base, *state, &segments) {
+                    Ok(mut found) if found.revision >= newest => {
+                        if let Some(error) = &failure {
+                            tracing::warn!(%error, "older history could not be read; the state is whole");
+                        }
+                        found.checkpoints = self.usable(&checkpoints, base);
+                        return Ok(found);
                     }
-                    found.checkpoints = self.usable(&checkpoints, *start);
-                    return Ok(found);
+                    Ok(_) => {
+                        failure.get_or_insert(Error::Damaged(format!(
+                            "the log in {} ends before the newest checkpoint",
+                            self.dir.display()
+                        )));
+                    }
+                    Err(error) => {
+                        failure.get_or_insert(error);
+                    }
                 }
-                Ok(_) => {
-                    failure = Some(Error::Damaged(
-                        "the log ends before the newest checkpoint".into(),
-                    ))
-                }
-                Err(error) => failure = Some(error),
             }
         }
         Err(failure.unwrap_or_else(|| {
@@ -90,46 +121,50 @@ impl Recovery<'_> {
         }))
     }
 
-    fn meta(&self, revision: u64) -> Result<checkpoint::Meta, String> {
-        let data = self
-            .disk
-            .read(&checkpoint::path(self.dir, revision))
-            .map_err(|e| e.to_string())?;
-        checkpoint::verify(&data)
+    fn head(&self, revision: u64) -> Result<checkpoint::Meta, String> {
+        checkpoint::head(self.disk, &checkpoint::path(self.dir, revision))
     }
 
-    fn usable(&self, checkpoints: &[u64], start: Option<u64>) -> Vec<(u64, Position)> {
-        let from_start = checkpoints
-            .iter()
-            .filter(|r| start.is_none_or(|s| **r >= s));
-        from_start
-            .filter_map(|r| Some((*r, self.meta(*r).ok()?.position)))
+    fn usable(&self, checkpoints: &[u64], base: Option<u64>) -> Vec<(u64, Position)> {
+        let from_base = checkpoints.iter().filter(|r| base.is_none_or(|b| **r >= b));
+        from_base
+            .filter_map(|r| Some((*r, self.head(*r).ok()?.position)))
             .collect()
     }
 
-    /// The state at `start` (`None`: nothing) and all of the log after it.
-    fn from(&self, start: Option<u64>, segments: &[u64]) -> Result<Found, Error> {
+    /// The state at checkpoint `state` (`None`: nothing) and all of the log after it, with the history since `base`.
+    fn from(
+        &self,
+        base: Option<u64>,
+        state: Option<u64>,
+        segments: &[u64],
+    ) -> Result<Found, Error> {
         let mut found = Found {
             tree: Tree::default(),
             revision: 1,
             hub: (self.new_hub)(),
             position: Position::START,
             clean: false,
-            fresh: start.is_none(),
+            fresh: base.is_none(),
             restored: false,
             checkpoints: Vec::new(),
             grown: 0,
+            past: None,
         };
-        if let Some(revision) = start {
-            let path = checkpoint::path(self.dir, revision);
-            let data = self.disk.read(&path).map_err(|e| on_disk(&e))?;
-            let (meta, tree) = checkpoint::read(&data, self.indexer, self.seal).map_err(|why| {
-                Error::Damaged(format!(
-                    "the checkpoint {} cannot be read: {why}; {WAY_OUT}",
-                    path.display()
-                ))
-            })?;
-            found.tree = tree;
+        if let Some(revision) = base {
+            let data = self.checkpoint(revision)?;
+            let meta = if base == state {
+                let (meta, tree) =
+                    checkpoint::read(&data, self.indexer, self.seal, &Keys::default())
+                        .map_err(|why| self.unreadable(revision, &why))?;
+                found.tree = tree;
+                meta
+            } else {
+                let (meta, keys) =
+                    checkpoint::keys(&data).map_err(|why| self.unreadable(revision, &why))?;
+                found.past = Some(Past { keys, until: None });
+                meta
+            };
             found.revision = meta.revision;
             found.position = meta.position;
             found.restored = meta.snapshot;
@@ -138,8 +173,53 @@ impl Recovery<'_> {
                 found.hub.add_gap(from, to);
             }
         }
+        if let Some(revision) = state.filter(|_| base != state) {
+            let meta = self
+                .head(revision)
+                .map_err(|why| self.unreadable(revision, &why))?;
+            found.past.get_or_insert_default().until = Some((meta.position, revision));
+        }
         self.replay(&mut found, segments)?;
+        if found.past.is_some() {
+            return Err(Error::Damaged(format!(
+                "the log in {} ends before the newest checkpoint",
+                self.dir.display()
+            )));
+        }
         Ok(found)
+    }
+
+    fn checkpoint(&self, revision: u64) -> Result<Vec<u8>, Error> {
+        let path = checkpoint::path(self.dir, revision);
+        self.disk.read(&path).map_err(|e| on_disk(&e))
+    }
+
+    fn unreadable(&self, revision: u64, why: &str) -> Error {
+        let path = checkpoint::path(self.dir, revision);
+        Error::Damaged(format!(
+            "the checkpoint {} cannot be read: {why}; {WAY_OUT}",
+            path.display()
+        ))
+    }
+
+    /// Goes from following where versions are to the state itself, where the log has come to the state's checkpoint.
+    fn arrive(&self, found: &mut Found) -> Result<(), Error> {
+        let Some(past) = &found.past else {
+            return Ok(());
+        };
+        let Some((_, revision)) = past.until.filter(|(at, _)| *at == found.position) else {
+            return Ok(());
+        };
+        if found.revision != revision {
+            return Err(self.unreadable(revision, "the log has another revision at its place"));
+        }
+        let data = self.checkpoint(revision)?;
+        let (_, tree) = checkpoint::read(&data, self.indexer, self.seal, &past.keys)
+            .map_err(|why| self.unreadable(revision, &why))?;
+        found.tree = tree;
+        found.past = None;
+        found.grown = 0;
+        Ok(())
     }
 
     fn replay(&self, found: &mut Found, segments: &[u64]) -> Result<(), Error> {
@@ -195,6 +275,16 @@ impl Recovery<'_> {
     }
 
     fn is_used(&self, id: u64) -> Result<bool, Error> {
+        let path = segment::path(self.dir, id);
+        let mut head = vec![0; usize::try_from(HEAD).unwrap_or(0)];
+        let read = self
+            .disk
+            .open(&path, false)
+            .and_then(|file| file.read_at(0, &mut head));
+        // Usually the head tells; where it cannot be read, all of the segment must.
+        if read.is_ok() && segment::read_head(&head, id).is_some() {
+            return Ok(true);
+        }
         match self.disk.read(&segment::path(self.dir, id)) {
             Ok(data) => Ok(segment::read_head(&data, id).is_some()
                 || segment::find_group(&data, 64, id).is_some()),
@@ -221,6 +311,7 @@ impl Recovery<'_> {
     /// Applies the groups of one segment from `found.position` on.
     fn replay_segment(&self, found: &mut Found, path: &Path, data: &[u8]) -> Result<(), Error> {
         loop {
+            self.arrive(found)?;
             let at = found.position;
             let offset = usize::try_from(at.offset).unwrap_or(usize::MAX);
             match segment::read_group(data, offset, at.segment) {
@@ -265,6 +356,9 @@ impl Recovery<'_> {
     ) -> Result<(), String> {
         found.fresh = false;
         found.restored = false;
+        if found.past.is_some() {
+            return Self::follow(found, group, place);
+        }
         let mut input = Input(group.payload);
         while !input.0.is_empty() {
             let record = Record::decode(&mut input).ok_or("a record cannot be read")?;
@@ -286,14 +380,54 @@ impl Recovery<'_> {
                 Record::Opened | Record::Closed => {}
             }
         }
-        if found.revision == group.last {
-            Ok(())
-        } else {
-            Err(format!(
-                "a group that should end at revision {} ends at {}",
-                group.last, found.revision
-            ))
-        }
+        found.ends_at(group.last)
+    }
+
+    /// As `apply`, for history: notes where versions are, and reads none.
+    fn follow(found: &mut Found, group: &segment::Group<'_>, place: Place) -> Result<(), String> {
+        let Some(Past { keys, .. }) = &mut found.past else {
+            return Ok(());
+        };
+        let (hub, last, clean) = (&mut found.hub, &mut found.revision, &mut found.clean);
+        let whole = record::each(group.payload, |raw| {
+            *clean = matches!(raw, Raw::Closed);
+            let (revision, key, put) = match raw {
+                Raw::Put { revision, key, .. } => (revision, key, true),
+                Raw::Delete { revision, key } => (revision, key, false),
+                Raw::Gap { from, to } => {
+                    hub.add_gap(from, to);
+                    *last = to;
+                    return Ok(());
+                }
+                Raw::Compact { revision } => {
+                    drop(hub.forget(revision));
+                    return Ok(());
+                }
+                Raw::Opened | Raw::Closed => return Ok(()),
+            };
+            *last = revision;
+            let (key, before) = match keys.get_key_value(key) {
+                Some((key, before)) => (key.clone(), Some(*before)),
+                None => (Arc::from(key), None),
+            };
+            let (previous, created) = before.unwrap_or((0, revision));
+            if put {
+                keys.insert(key.clone(), (revision, created));
+            } else if before.is_none() || keys.remove(&key).is_none() {
+                return Ok(());
+            }
+            let past = history::Past {
+                key,
+                revision,
+                previous,
+                created: if put { created } else { 0 },
+                place,
+            };
+            hub.recall(past, group.time_ms);
+            Ok::<_, String>(())
+        });
+        whole?.ok_or("a record cannot be read")?;
+        found.ends_at(group.last)
     }
 
     fn change(

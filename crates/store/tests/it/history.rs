@@ -511,3 +511,41 @@ impl Indexer for Weights {
         Arc::new(Weight(self.alive.clone()))
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_damaged_checkpoint_costs_history_at_most() {
+    for which in ["oldest", "newest"] {
+        let setup = Setup::new(16 << 10);
+        let mut model = Model::default();
+        let store = setup.open(&Metrics::default());
+        churn(&store, &mut model, 0..600).await;
+        let first = *model.then.keys().next().unwrap();
+        store.compact(first).await.unwrap();
+        store.close().await.unwrap();
+        drop(store);
+        let mut checkpoints: Vec<_> = setup
+            .disk
+            .everything()
+            .into_iter()
+            .map(|(path, _)| path)
+            .filter(|p| p.to_string_lossy().contains("checkpoint-"))
+            .collect();
+        checkpoints.sort();
+        assert!(checkpoints.len() > 2, "{checkpoints:?}");
+        let harmed = match which {
+            "oldest" => checkpoints.remove(0),
+            _ => checkpoints.pop().unwrap(),
+        };
+        setup.disk.edit(&harmed, |data| {
+            let middle = data.len() / 2;
+            data[middle] ^= 0xff;
+        });
+        let store = setup.open(&Metrics::default());
+        let all = store.range("/", None, None, 0).await.unwrap();
+        let found: Vec<_> = all.entries.iter().map(|e| text(e)).collect();
+        let expected: Vec<_> = model.now.values().map(|(_, v)| v.clone()).collect();
+        assert_eq!(found, expected, "the {which} checkpoint is damaged");
+        let last = store.revision();
+        check(&store, &model, last).await;
+    }
+}

@@ -1,6 +1,7 @@
 //! Server-side apply and managed fields.
 
 use serde_json::{Value, json};
+use test_support::api_server::ADMIN;
 use test_support::{Answer, Server};
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
@@ -12,10 +13,9 @@ async fn apply(server: &Server, path: &str, config: &Value) -> Answer {
 }
 
 async fn patch(server: &Server, path: &str, content: &str, body: &Value) -> Answer {
-    let admin = Some(("admin", &["system:masters"][..]));
     let headers = [("content-type", content), ("user-agent", "tester/1.0 (x)")];
     server
-        .raw(admin, "PATCH", path, &headers, body.to_string())
+        .raw(ADMIN, "PATCH", path, &headers, body.to_string())
         .await
 }
 
@@ -235,7 +235,6 @@ async fn lists_are_merged_by_their_keys() {
 #[tokio::test(start_paused = true)]
 async fn updates_own_what_they_change() {
     let server = start().await;
-    let admin = Some(("admin", &["system:masters"][..]));
     let headers = [
         ("content-type", "application/json"),
         ("user-agent", "maker/v2 (linux)"),
@@ -244,7 +243,7 @@ async fn updates_own_what_they_change() {
     wanted["spec"]["replicas"] = 2.into();
     let body = wanted.to_string();
     let made = server
-        .raw(admin, "POST", DEPLOYMENTS, &headers, body)
+        .raw(ADMIN, "POST", DEPLOYMENTS, &headers, body)
         .await
         .ok();
     assert_eq!(managers(&made), ["maker Update"]);

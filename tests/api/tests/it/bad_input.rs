@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use test_support::Server;
+use test_support::api_server::ADMIN;
 
-const ADMIN: Option<(&str, &[&str])> = Some(("admin", &["system:masters"]));
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 

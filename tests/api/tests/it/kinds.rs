@@ -12,6 +12,7 @@ use std::path::Path;
 use api::facts::Kind;
 use serde_json::{Value, json};
 use test_support::Server;
+use test_support::api_server::ADMIN;
 
 const NAMESPACE: &str = "demo";
 
@@ -290,8 +291,7 @@ async fn walk(server: &Server, table: &Table) -> Result<(), String> {
         } else {
             body.to_string()
         };
-        let admin: Option<(&str, &[&str])> = Some(("admin", &["system:masters"]));
-        let answer = server.raw(admin, method, path, &headers, bytes).await;
+        let answer = server.raw(ADMIN, method, path, &headers, bytes).await;
         if (200..300).contains(&answer.code) {
             Ok(answer.body)
         } else {
@@ -369,8 +369,7 @@ async fn walk(server: &Server, table: &Table) -> Result<(), String> {
     }
     let table_type = "application/json;as=Table;g=meta.k8s.io;v=v1";
     let headers = [("accept", table_type)];
-    let admin: Option<(&str, &[&str])> = Some(("admin", &["system:masters"]));
-    let rows = server.raw(admin, "GET", &path, &headers, "").await;
+    let rows = server.raw(ADMIN, "GET", &path, &headers, "").await;
     let (columns, cells) = (
         &rows.body["columnDefinitions"],
         &rows.body["rows"][0]["cells"],
@@ -402,7 +401,7 @@ async fn walk(server: &Server, table: &Table) -> Result<(), String> {
     }
     // Protobuf says the same as JSON.
     let headers = [("accept", api::protobuf::MEDIA_TYPE)];
-    let answer = server.raw(admin, "GET", &path, &headers, "").await;
+    let answer = server.raw(ADMIN, "GET", &path, &headers, "").await;
     let read = api::protobuf::decode(table.kind.ty, &answer.bytes)?;
     let current = send("GET", &path, json_type, &Value::Null).await?;
     let (read, current) = (without_empty(read), without_empty(current));

@@ -1,10 +1,13 @@
 //! Behaviour of the API server, each test with an in-memory server of its own.
 
 mod access;
+mod admission;
 mod apply;
 mod bad_input;
 mod certificates;
+mod budgets;
 mod deletion;
+mod election;
 mod floors;
 mod kinds;
 mod objects;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use test_support::Server;
+use test_support::api_server::ADMIN;
 use test_support::api_server::pod;
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -100,7 +101,6 @@ async fn the_three_patches_change_what_they_say() {
     server.namespace("demo").await;
     let pods = "/api/v1/namespaces/demo/pods";
     drop(server.send("POST", pods, &pod("a")).await.ok());
-    let admin = Some(("admin", &["system:masters"][..]));
     let cases = [
         (
             "application/merge-patch+json",
@@ -122,7 +122,7 @@ async fn the_three_patches_change_what_they_say() {
         let headers = [("content-type", kind)];
         let path = format!("{pods}/a");
         let patched = server
-            .raw(admin, "PATCH", &path, &headers, patch.to_string())
+            .raw(ADMIN, "PATCH", &path, &headers, patch.to_string())
             .await
             .ok();
         assert_eq!(patched["metadata"]["labels"][label], "1", "{kind}");
@@ -132,7 +132,7 @@ async fn the_three_patches_change_what_they_say() {
     let headers = [("content-type", "application/strategic-merge-patch+json")];
     let patched = server
         .raw(
-            admin,
+            ADMIN,
             "PATCH",
             &format!("{pods}/a"),
             &headers,
@@ -151,7 +151,7 @@ async fn the_three_patches_change_what_they_say() {
     );
     let apply = server
         .raw(
-            admin,
+            ADMIN,
             "PATCH",
             &format!("{pods}/a?fieldManager=x"),
             &[("content-type", "application/apply-patch+yaml")],
@@ -320,9 +320,8 @@ async fn tables_have_upstreams_columns() {
         "accept",
         "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
     )];
-    let admin = Some(("admin", &["system:masters"][..]));
     let table = server
-        .raw(admin, "GET", "/api/v1/namespaces/demo/pods", &accept, "")
+        .raw(ADMIN, "GET", "/api/v1/namespaces/demo/pods", &accept, "")
         .await
         .ok();
     let names: Vec<&str> = table["columnDefinitions"]
@@ -452,4 +451,40 @@ async fn pods_get_their_service_account_and_tolerations() {
         server.send("POST", bind, &binding).await.status(),
         "409 Conflict: Operation cannot be fulfilled on pods/binding \"a\": pod a is already assigned to node \"n1\""
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_groups_of_events_show_the_same_objects() {
+    let server = Server::start().await;
+    server.namespace("demo").await;
+    let core = "/api/v1/namespaces/demo/events";
+    let event = json!({
+        "metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "namespace": "demo", "name": "p"},
+        "reason": "Started", "message": "it runs", "type": "Normal", "count": 2, "source": {"component": "c"},
+    });
+    drop(server.send("POST", core, &event).await.ok());
+    let new = "/apis/events.k8s.io/v1/namespaces/demo/events";
+    let path = format!("{new}?fieldSelector=regarding.kind%3DPod");
+    let list = server.send("GET", &path, &Value::Null).await.ok();
+    assert_eq!(list["kind"], "EventList");
+    assert_eq!(list["apiVersion"], "events.k8s.io/v1");
+    let seen = &list["items"][0];
+    assert_eq!(seen["apiVersion"], "events.k8s.io/v1");
+    assert_eq!(
+        (
+            &seen["note"],
+            &seen["deprecatedCount"],
+            &seen["regarding"]["name"]
+        ),
+        (&json!("it runs"), &json!(2), &json!("p"))
+    );
+    let patch = json!({"note": "it runs well"}).to_string();
+    let headers = [("content-type", "application/merge-patch+json")];
+    let path = format!("{new}/e");
+    let answer = server.raw(ADMIN, "PATCH", &path, &headers, patch).await;
+    assert_eq!(answer.ok()["note"], "it runs well");
+    let path = format!("{core}/e");
+    let stored = server.send("GET", &path, &Value::Null).await.ok();
+    assert_eq!(stored["message"], "it runs well");
+    assert_eq!(stored["apiVersion"], "v1");
 }

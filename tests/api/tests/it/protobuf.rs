@@ -7,11 +7,11 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use skiff_http::{Handler as _, body};
 use test_support::Server;
+use test_support::api_server::ADMIN;
 use test_support::api_server::pod;
 
 use crate::kinds::without_empty;
 
-const ADMIN: Option<(&str, &[&str])> = Some(("admin", &["system:masters"]));
 const PODS: &str = "/api/v1/namespaces/demo/pods";
 const ACCEPT: (&str, &str) = (
     "accept",

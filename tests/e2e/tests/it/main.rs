@@ -12,3 +12,4 @@ mod examples;
 mod leftovers;
 mod libraries;
 mod nodes;
+mod shims;
