@@ -35,11 +35,8 @@ mod runtime_class;
 mod service;
 mod storage;
 mod tree;
-<<<<<<< HEAD
-mod webhook;
-=======
 pub mod versions;
->>>>>>> main
+mod webhook;
 
 use api::FieldError;
 use api::facts::Kind;
