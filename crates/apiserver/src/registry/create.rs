@@ -87,6 +87,9 @@ impl Core {
         metadata.insert("creationTimestamp".into(), now.into());
         object::drop_empty_metadata(&mut value);
         strategy::default(kind, &mut value);
+        if admission::certificates::is_request(kind) {
+            admission::certificates::set_requester(&context.user, &mut value);
+        }
         let owners = managed::track(
             self,
             context,

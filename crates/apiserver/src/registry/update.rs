@@ -89,6 +89,9 @@ impl Core {
         );
         admission::mutate(self, kind, Operation::Update, &mut new).await?;
         crate::allocate::inherit(kind, &mut new, old);
+        if sub.is_some() && admission::certificates::is_request(kind) {
+            admission::certificates::stamp_conditions(&mut new, old, self.world.now());
+        }
         // A binding is the one way to set what is immutable otherwise, and checks itself what it sets.
         if subresource != "binding" {
             strategy::prepare_update(kind, &mut new, old, sub);
@@ -215,7 +218,10 @@ impl Core {
                 .await
                 .map(|w| (w, true));
         }
-        let mut change = |_: &Value| Ok(value.clone());
+        let mut change = |_: &Value| {
+            require_version(kind, name, &value)?;
+            Ok(value.clone())
+        };
         let written = self
             .update(
                 context,
@@ -238,8 +244,22 @@ fn creates_on_update(kind: &Kind) -> bool {
         ("", "endpoints" | "events" | "limitranges" | "services")
             | ("coordination.k8s.io", "leases")
             | ("events.k8s.io", "events")
+            | ("node.k8s.io", "runtimeclasses")
             | ("rbac.authorization.k8s.io", _)
     )
+}
+
+/// Refuses a replacement that does not say what it replaces, where the kind demands that.
+fn require_version(kind: &Kind, name: &str, new: &Value) -> Result<(), Status> {
+    let given = text(new, &["metadata", "resourceVersion"]);
+    if strategy::allows_unconditional_update(kind) || !matches!(given, "" | "0") {
+        return Ok(());
+    }
+    let path = "metadata.resourceVersion";
+    let error = api::FieldError::invalid(path, &0.into(), "must be specified for an update");
+    // Upstream names the resource where the kind belongs.
+    let (group, resource) = (kind.group, kind.plural);
+    Err(Status::invalid(group, resource, name, vec![error]))
 }
 
 /// Checks that `new` is the same object as `old`; returns whether the writer insists on a version.
