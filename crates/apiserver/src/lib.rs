@@ -87,6 +87,8 @@ pub struct Core {
     pub tokens: Arc<TokenKey>,
     pub client_ca: String,
     pub kubelet_tls: Arc<rustls::ClientConfig>,
+    /// How Pods and Services are asked by TLS when a request is proxied to them: whatever certificate they have.
+    pub pod_tls: Arc<rustls::ClientConfig>,
     pub authenticator: Authenticator,
     pub authorizer: Authorizer,
     pub allocator: Allocator,
@@ -177,6 +179,8 @@ impl ApiServer {
             tokens,
             client_ca,
             kubelet_tls,
+            pod_tls: skiff_http::tls::unverified_client_config(None, true)
+                .map_err(Status::internal)?,
             shutdown,
             advertise,
             ready: AtomicBool::new(false),
@@ -278,11 +282,7 @@ async fn answer_request(
     info: RequestInfo,
     request: Request<Body>,
 ) -> Response<Body> {
-    let streams = info.verb == "watch"
-        || matches!(
-            info.subresource.as_str(),
-            "exec" | "attach" | "portforward" | "log" | "proxy"
-        );
+    let streams = info.is_stream();
     let failures = answer::encoding_of_failures(request.headers());
     let work = permitted(core, info, request);
     let answered = if streams {
@@ -350,7 +350,7 @@ fn refused(attributes: &Attributes, user: &user::User, reason: &str) -> Status {
     }
     let mut status = Status::forbidden(
         &attributes.group,
-        &attributes.resource_path(),
+        &attributes.resource,
         &attributes.name,
         &why,
     );

@@ -47,14 +47,14 @@ pub async fn tunnel(mut a: Upgraded, mut b: Upgraded) {
     }
 }
 
-/// Sends an upgrade request over a fresh TLS connection and returns the answer, with the raw connection if it was `101`.
+/// Sends a request over a fresh connection to `address` (`host:port`), by TLS if given, and returns the answer, with the
+/// raw connection if it was `101`.
 ///
 /// # Errors
 /// When the peer cannot be reached or does not speak HTTP.
 pub async fn dial(
     address: &str,
-    server_name: rustls::pki_types::ServerName<'static>,
-    tls: std::sync::Arc<rustls::ClientConfig>,
+    tls: Option<std::sync::Arc<rustls::ClientConfig>>,
     request: http::Request<Body>,
 ) -> Result<(http::Response<hyper::body::Incoming>, Option<Upgraded>), Error> {
     let fail = |e: &dyn std::fmt::Display| Error::Connect(address.to_owned(), e.to_string());
@@ -62,18 +62,34 @@ pub async fn dial(
         .await
         .map_err(|e| fail(&e))?;
     tcp.set_nodelay(true).map_err(|e| fail(&e))?;
+    let Some(tls) = tls else {
+        return exchange(address, tcp, request).await;
+    };
+    let host = address.rsplit_once(':').map_or(address, |(h, _)| h);
+    let name = host.trim_matches(['[', ']']).to_owned();
+    let name = rustls::pki_types::ServerName::try_from(name).map_err(|e| fail(&e))?;
     let connector = tokio_rustls::TlsConnector::from(tls);
-    let stream = connector
-        .connect(server_name, tcp)
-        .await
-        .map_err(|e| fail(&e))?;
+    let stream = connector.connect(name, tcp).await.map_err(|e| fail(&e))?;
+    exchange(address, stream, request).await
+}
+
+/// One request and its answer over `stream`.
+async fn exchange<S>(
+    address: &str,
+    stream: S,
+    request: http::Request<Body>,
+) -> Result<(http::Response<hyper::body::Incoming>, Option<Upgraded>), Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let fail = |e: hyper::Error| Error::Connect(address.to_owned(), e.to_string());
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|e| fail(&e))?;
-    let driver = tokio::spawn(connection.with_upgrades());
-    let mut answer = sender.send_request(request).await.map_err(|e| fail(&e))?;
+        .map_err(fail)?;
+    // It ends with the answer's body, whose reader sees its errors.
+    tokio::spawn(connection.with_upgrades());
+    let mut answer = sender.send_request(request).await.map_err(fail)?;
     if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
-        drop(driver);
         return Ok((answer, None));
     }
     let raw = hyper::upgrade::on(&mut answer)
