@@ -7,6 +7,10 @@ use crate::{Body, Error, empty};
 /// A raw connection after a `101 Switching Protocols`.
 pub type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
 
+/// Something to keep while an upgraded connection lasts, put into its request's extensions.
+#[derive(Clone)]
+pub struct Held(pub std::sync::Arc<dyn std::any::Any + Send + Sync>);
+
 /// Whether the client asks to leave HTTP, and for what (`websocket`, `spdy/3.1`; lower case).
 #[must_use]
 pub fn requested(headers: &http::HeaderMap) -> Option<String> {
@@ -19,7 +23,7 @@ pub fn requested(headers: &http::HeaderMap) -> Option<String> {
     asks.then(|| protocol.to_ascii_lowercase())
 }
 
-/// Answers `101` and gives the raw connection to `then` once the answer is out.
+/// Answers `101` and gives the raw connection to `then` once the answer is out. A [`Held`] is dropped after that.
 pub fn accept<F, Fut>(
     request: &mut http::Request<Body>,
     mut answer: http::Response<()>,
@@ -29,6 +33,7 @@ where
     F: FnOnce(Upgraded) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
+    let held = request.extensions_mut().remove::<Held>();
     let upgrade = hyper::upgrade::on(request);
     *answer.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
     tokio::spawn(async move {
@@ -36,6 +41,7 @@ where
             Ok(connection) => then(TokioIo::new(connection)).await,
             Err(error) => tracing::debug!(%error, "the client went away before its upgrade"),
         }
+        drop(held);
     });
     answer.map(|()| empty())
 }

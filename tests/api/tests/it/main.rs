@@ -10,6 +10,7 @@ mod deletion;
 mod election;
 mod floors;
 mod kinds;
+mod metrics;
 mod objects;
 mod protobuf;
 mod proxy;
