@@ -4,12 +4,15 @@
 //! fills in only what it does differently. Texts and field paths follow upstream's `pkg/apis/*/validation` and
 //! `pkg/printers/internalversion`.
 
-mod batch;
+mod autoscaling;
 mod cluster;
 mod config;
+mod cron_job;
 mod deployment;
 mod discovery;
 mod event;
+mod job;
+mod job_status;
 mod meta;
 mod networking;
 mod node;
@@ -24,6 +27,7 @@ mod service;
 mod storage;
 mod tree;
 pub mod versions;
+mod workload;
 
 use api::FieldError;
 use api::facts::Kind;
@@ -104,6 +108,8 @@ pub(crate) struct Strategy {
     pub create: fn(&mut Value),
     pub update: fn(&mut Value, &Value),
     pub validate: fn(&Value, &mut Errors),
+    /// What is checked of a new object only.
+    pub validate_new: fn(&Value, &mut Errors),
     pub validate_update: fn(&Value, &Value, &mut Errors),
     pub validate_status: fn(&Value, &Value, &mut Errors),
     pub columns: &'static [Column],
@@ -120,6 +126,7 @@ impl Strategy {
         create: |_| {},
         update: |_, _| {},
         validate: |_, _| {},
+        validate_new: |_, _| {},
         validate_update: |_, _, _| {},
         validate_status: |_, _, _| {},
         columns: &[
@@ -151,8 +158,9 @@ fn of(kind: &Kind) -> Option<&'static Strategy> {
         ("apps", "DaemonSet") => &other_workloads::DAEMON_SET,
         ("apps", "StatefulSet") => &other_workloads::STATEFUL_SET,
         ("apps", "ControllerRevision") => &other_workloads::CONTROLLER_REVISION,
-        ("batch", "Job") => &batch::JOB,
-        ("batch", "CronJob") => &batch::CRON_JOB,
+        ("batch", "Job") => &job::STRATEGY,
+        ("batch", "CronJob") => &cron_job::STRATEGY,
+        ("autoscaling", "HorizontalPodAutoscaler") => &autoscaling::STRATEGY,
         ("coordination.k8s.io", "Lease") => &cluster::LEASE,
         ("scheduling.k8s.io", "PriorityClass") => &cluster::PRIORITY_CLASS,
         ("policy", "PodDisruptionBudget") => &other_workloads::DISRUPTION_BUDGET,
@@ -331,7 +339,10 @@ fn desired_state_differs(kind: &Kind, new: &Value, old: &Value) -> bool {
     // Annotations of a Deployment are copied to its ReplicaSets, so a change of them is one to be observed.
     let annotations = kind.kind == "Deployment"
         && new["metadata"]["annotations"] != old["metadata"]["annotations"];
-    !same || annotations
+    // What reads slices finds them by their labels.
+    let labels =
+        kind.kind == "EndpointSlice" && new["metadata"]["labels"] != old["metadata"]["labels"];
+    !same || annotations || labels
 }
 
 /// What is wrong with a new object (defaulted and prepared).
@@ -343,6 +354,7 @@ pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
         meta::validate(kind, strategy.names, object, &mut errors);
     }
     (strategy.validate)(object, &mut errors);
+    (strategy.validate_new)(object, &mut errors);
     errors
 }
 
