@@ -430,7 +430,7 @@ pub(crate) const STRATEGY: Strategy = Strategy {
         set(o, "status", none);
     },
     validate,
-    validate_new: |o, errors| validate_least(o, 1, errors),
+    validate_create: |o, errors| validate_least(o, 1, errors),
     validate_update: |new, old, errors| {
         let lowest = i64::from(old["spec"]["minReplicas"] != 0);
         validate_least(new, lowest, errors);

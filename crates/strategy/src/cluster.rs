@@ -137,7 +137,7 @@ pub(crate) const PRIORITY_CLASS: Strategy = Strategy {
         set_default(o, "preemptionPolicy", "PreemptLowerPriority");
         set_default(o, "value", 0);
     },
-    validate_new: validate_priority,
+    validate_create: validate_priority,
     validate_update: |new, old, errors| {
         if int(&new["value"]) != int(&old["value"]) {
             errors.push(FieldError::forbidden(

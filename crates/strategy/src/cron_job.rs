@@ -256,7 +256,7 @@ fn validate(o: &Value, errors: &mut Errors) {
     }
 }
 
-fn validate_new(o: &Value, errors: &mut Errors) {
+fn validate_create(o: &Value, errors: &mut Errors) {
     // A Job's name is made from this one with a suffix.
     const LONGEST: usize = 52;
     validate_schedule(&o["spec"], "", errors);
@@ -285,7 +285,7 @@ pub(crate) const STRATEGY: Strategy = Strategy {
         }
     },
     validate,
-    validate_new,
+    validate_create,
     validate_update: |new, old, errors| {
         let before = text(&old["spec"]["schedule"]);
         validate_schedule(&new["spec"], before, errors);

@@ -4,36 +4,26 @@
 //! fills in only what it does differently. Texts and field paths follow upstream's `pkg/apis/*/validation` and
 //! `pkg/printers/internalversion`.
 
-<<<<<<< HEAD
-mod autoscaling;
-=======
 mod addresses;
 mod admission_policy;
 mod api_service;
-mod batch;
+mod autoscaling;
 mod certificate;
->>>>>>> v3
 mod cluster;
 mod conditions;
 mod config;
-<<<<<<< HEAD
-mod cron_job;
-=======
 mod crd;
 mod crd_schema;
+mod cron_job;
 mod csi;
->>>>>>> v3
 mod deployment;
 mod device_claim;
 mod device_slice;
 mod discovery;
 mod event;
-<<<<<<< HEAD
+mod flow_control;
 mod job;
 mod job_status;
-=======
-mod flow_control;
->>>>>>> v3
 mod meta;
 mod networking;
 mod node;
@@ -48,12 +38,9 @@ mod runtime_class;
 mod service;
 mod storage;
 mod tree;
-<<<<<<< HEAD
 pub mod versions;
-mod workload;
-=======
 mod webhook;
->>>>>>> v3
+mod workload;
 
 use api::FieldError;
 use api::facts::Kind;
@@ -144,13 +131,8 @@ pub(crate) struct Strategy {
     /// What a write to the status takes from the old object, beside what it takes for every kind.
     pub update_status: fn(&mut Value, &Value),
     pub validate: fn(&Value, &mut Errors),
-<<<<<<< HEAD
-    /// What is checked of a new object only.
-    pub validate_new: fn(&Value, &mut Errors),
-=======
     /// What only a new object must satisfy.
     pub validate_create: fn(&Value, &mut Errors),
->>>>>>> v3
     pub validate_update: fn(&Value, &Value, &mut Errors),
     pub validate_status: fn(&Value, &Value, &mut Errors),
     pub validate_approval: fn(&Value, &Value, &mut Errors),
@@ -169,11 +151,7 @@ impl Strategy {
         update: |_, _| {},
         update_status: |_, _| {},
         validate: |_, _| {},
-<<<<<<< HEAD
-        validate_new: |_, _| {},
-=======
         validate_create: |_, _| {},
->>>>>>> v3
         validate_update: |_, _, _| {},
         validate_status: |_, _, _| {},
         validate_approval: |_, _, _| {},
@@ -449,11 +427,7 @@ pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
         meta::validate(kind, strategy.names, object, &mut errors);
     }
     (strategy.validate)(object, &mut errors);
-<<<<<<< HEAD
-    (strategy.validate_new)(object, &mut errors);
-=======
     (strategy.validate_create)(object, &mut errors);
->>>>>>> v3
     errors
 }
 

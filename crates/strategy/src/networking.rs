@@ -222,7 +222,7 @@ pub(crate) const INGRESS: Strategy = Strategy {
     status_metadata: true,
     create: |o| set(o, "status", json!({ "loadBalancer": {} })),
     validate: validate_ingress,
-    validate_new: validate_class_annotation,
+    validate_create: validate_class_annotation,
     validate_status: validate_ingress_status,
     columns: &[
         NAME,
