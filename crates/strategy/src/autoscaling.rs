@@ -228,7 +228,9 @@ fn validate_target(target: &Value, path: &str, errors: &mut Errors) {
         errors.push(FieldError::invalid_str(at("type"), ty, detail));
     }
     for key in ["value", "averageValue"] {
-        let amount = target[key].as_str().and_then(|s| Quantity::parse(s).ok());
+        let amount = target[key]
+            .as_str()
+            .and_then(|s| s.parse::<Quantity>().ok());
         if amount.is_some_and(|q| q.value() <= 0) {
             errors.push(FieldError::invalid(
                 at(key),
@@ -323,7 +325,7 @@ fn validate_rules(rules: &Value, path: &str, errors: &mut Errors) {
     }
     let tolerance = rules["tolerance"]
         .as_str()
-        .and_then(|s| Quantity::parse(s).ok());
+        .and_then(|s| s.parse::<Quantity>().ok());
     if tolerance.is_some_and(|q| q.milli_value() < 0) {
         let detail = "must be greater or equal to zero";
         errors.push(FieldError::invalid(

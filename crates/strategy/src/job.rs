@@ -90,10 +90,9 @@ fn generate_selector(o: &mut Value) {
     }
     // The Job has its template's labels where it has none of its own.
     let labels = spec["template"]["metadata"]["labels"].clone();
-    if crate::count(&o["metadata"]["labels"]) == 0 || o["metadata"]["labels"] == before {
-        if let Some(meta) = object(o, "metadata") {
-            set(meta, "labels", labels);
-        }
+    let inherits = crate::count(&o["metadata"]["labels"]) == 0 || o["metadata"]["labels"] == before;
+    if inherits && let Some(meta) = object(o, "metadata") {
+        set(meta, "labels", labels);
     }
 }
 

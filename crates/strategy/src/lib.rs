@@ -125,6 +125,8 @@ pub(crate) struct Strategy {
     pub generation: bool,
     /// Whether a write to `status` may also change labels, annotations and finalizers (Pod, Node, Namespace).
     pub status_metadata: bool,
+    /// Whether a replacement may leave out the version that it replaces.
+    pub unconditional_update: bool,
     pub default: fn(&mut Value),
     pub create: fn(&mut Value),
     pub update: fn(&mut Value, &Value),
@@ -146,6 +148,7 @@ impl Strategy {
         names: Names::Subdomain,
         generation: false,
         status_metadata: false,
+        unconditional_update: true,
         default: |_| {},
         create: |_| {},
         update: |_, _| {},
@@ -262,6 +265,12 @@ fn has_status(kind: &Kind) -> bool {
 #[must_use]
 pub fn status_holds_metadata(kind: &Kind) -> bool {
     base(kind).status_metadata
+}
+
+/// Whether a replacement may leave out the version that it replaces.
+#[must_use]
+pub fn allows_unconditional_update(kind: &Kind) -> bool {
+    base(kind).unconditional_update
 }
 
 /// Fills in what the writer left out.
