@@ -435,7 +435,7 @@ pub fn without_empty(value: Value) -> Value {
 }
 
 /// Kinds whose table is still to be written.
-const WITHOUT: [&str; 40] = [
+const WITHOUT: [&str; 42] = [
     "bindings.",
     "configmaps.",
     "endpoints.",
@@ -463,6 +463,8 @@ const WITHOUT: [&str; 40] = [
     "selfsubjectaccessreviews.authorization.k8s.io",
     "selfsubjectrulesreviews.authorization.k8s.io",
     "subjectaccessreviews.authorization.k8s.io",
+    "horizontalpodautoscalers.autoscaling",
+    "horizontalpodautoscalers.autoscaling",
     "cronjobs.batch",
     "jobs.batch",
     "leases.coordination.k8s.io",
