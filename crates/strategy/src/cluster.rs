@@ -59,6 +59,7 @@ fn drop_coordination(o: &mut Value) {
 }
 
 pub(crate) const LEASE: Strategy = Strategy {
+    unconditional_update: false,
     create: drop_coordination,
     update: |o, _| drop_coordination(o),
     validate: |o, errors| {
@@ -132,7 +133,12 @@ fn validate_priority(o: &Value, errors: &mut Errors) {
 }
 
 pub(crate) const PRIORITY_CLASS: Strategy = Strategy {
-    generation: true,
+    // It is numbered, but what may still change of it does not count.
+    create: |o| {
+        if let Some(metadata) = object(o, "metadata") {
+            set(metadata, "generation", 1);
+        }
+    },
     default: |o| {
         set_default(o, "preemptionPolicy", "PreemptLowerPriority");
         set_default(o, "value", 0);

@@ -221,9 +221,9 @@ fn validate_hints(
 
 fn validate_address(address: &str, family: &str, path: &str, errors: &mut Errors) {
     let mut wrong = |detail: String| errors.push(FieldError::invalid_str(path, address, detail));
-    let Ok(ip) = address.parse::<std::net::IpAddr>() else {
-        wrong("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into());
-        return;
+    let ip = match crate::addresses::legacy_address(address) {
+        Ok(ip) => ip,
+        Err(detail) => return wrong(detail.into()),
     };
     if ip.is_ipv4() != (family == "IPv4") {
         wrong(format!("must be an {family} address"));

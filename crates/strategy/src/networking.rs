@@ -3,6 +3,7 @@
 use api::{FieldError, names};
 use serde_json::{Value, json};
 
+use crate::addresses::{legacy_address, legacy_network};
 use crate::tree::{
     age, each, immutable, int, invalid_all, items, label_selector, name, none_if_empty, object,
     one_of, set, set_default, show_selector, text,
@@ -38,7 +39,7 @@ fn validate_service_backend(service: &Value, path: &str, errors: &mut Errors) {
     if text(&service["name"]).is_empty() {
         errors.push(FieldError::required(name_path, ""));
     } else {
-        names_all(&service["name"], &name_path, names::dns1035_label, errors);
+        names_all(&service["name"], &name_path, names::dns1123_label, errors);
     }
     let port = &service["port"];
     let number = int(&port["number"]);
@@ -80,7 +81,7 @@ fn validate_reference(reference: &Value, path: &str, errors: &mut Errors) {
     for key in ["kind", "name"] {
         let path = format!("{path}.{key}");
         if text(&reference[key]).is_empty() {
-            errors.push(FieldError::required(path, format!("{key} is required")));
+            errors.push(FieldError::required(path, ""));
         } else {
             names_all(&reference[key], &path, names::path_segment, errors);
         }
@@ -202,8 +203,9 @@ fn validate_ingress_status(new: &Value, _: &Value, errors: &mut Errors) {
     for (i, point) in points.iter().enumerate() {
         let path = format!("status.loadBalancer.ingress[{i}]");
         let (ip, host) = (text(&point["ip"]), text(&point["hostname"]));
-        if !ip.is_empty() && !is_address(ip) {
-            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+        if !ip.is_empty()
+            && let Err(detail) = legacy_address(ip)
+        {
             errors.push(FieldError::invalid_str(format!("{path}.ip"), ip, detail));
         }
         if !host.is_empty() {
@@ -414,12 +416,7 @@ fn validate_policy_port(port: &Value, path: &str, errors: &mut Errors) {
             }
             if !last.is_null() {
                 if int(last) < int(first) {
-                    // Upstream shows the first port here.
-                    wrong(
-                        &end,
-                        first,
-                        "must be greater than or equal to `port`".into(),
-                    );
+                    wrong(&end, last, "must be greater than or equal to `port`".into());
                 }
                 for detail in names::port_number(int(last)) {
                     wrong(&end, last, detail);
@@ -462,52 +459,28 @@ fn validate_peer(peer: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-/// A block of addresses: the bits of its first, and the length of the prefix.
-fn block(text: &str) -> Option<(std::net::IpAddr, u32)> {
-    let (address, length) = text.split_once('/')?;
-    let address: std::net::IpAddr = address.parse().ok()?;
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    let length = length.parse().ok().filter(|n| *n <= most)?;
-    Some((address, length))
-}
-
-fn contains(outer: (std::net::IpAddr, u32), inner: std::net::IpAddr) -> bool {
-    use std::net::IpAddr::{V4, V6};
-    let shift = |bits: u32| bits.saturating_sub(outer.1);
-    match (outer.0, inner) {
-        (V4(a), V4(b)) => (a.to_bits() ^ b.to_bits())
-            .checked_shr(shift(32))
-            .is_none_or(|rest| rest == 0),
-        (V6(a), V6(b)) => (a.to_bits() ^ b.to_bits())
-            .checked_shr(shift(128))
-            .is_none_or(|rest| rest == 0),
-        _ => false,
-    }
-}
-
 fn validate_block(ip_block: &Value, path: &str, errors: &mut Errors) {
-    let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-    let cidr = &ip_block["cidr"];
+    let cidr = text(&ip_block["cidr"]);
     let at = format!("{path}.cidr");
-    if text(cidr).is_empty() {
+    if cidr.is_empty() {
         errors.push(FieldError::required(at, ""));
         return;
     }
-    let Some(outer) = block(text(cidr)) else {
-        errors.push(FieldError::invalid(at, cidr, detail));
-        return;
+    let outer = match legacy_network(cidr) {
+        Ok(outer) => outer,
+        Err(detail) => return errors.push(FieldError::invalid_str(at, cidr, detail)),
     };
     for (i, except) in items(&ip_block["except"]).iter().enumerate() {
-        let at = format!("{path}.except[{i}]");
-        let Some(inner) = block(text(except)) else {
-            errors.push(FieldError::invalid(at, except, detail));
-            continue;
+        let detail = match legacy_network(text(except)) {
+            Ok(inner) if outer.has_strictly(&inner) => continue,
+            Ok(_) => "must be a strict subset of `cidr`",
+            Err(detail) => detail,
         };
-        // The parts of an address after its prefix do not count.
-        if !contains(outer, inner.0) || outer.1 >= inner.1 {
-            let detail = "must be a strict subset of `cidr`";
-            errors.push(FieldError::invalid(at, except, detail));
-        }
+        errors.push(FieldError::invalid(
+            format!("{path}.except[{i}]"),
+            except,
+            detail,
+        ));
     }
 }
 

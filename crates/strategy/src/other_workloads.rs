@@ -201,8 +201,8 @@ fn validate_stateful_status(new: &Value, old: &Value, errors: &mut Errors) {
     ];
     none_negative(status, "status", &counts, errors);
     not_above(status, &counts[1..5], "replicas", "status.replicas", errors);
-    let available = ["availableReplicas"];
-    not_above(status, &available, "readyReplicas", "readyReplicas", errors);
+    let (available, ready) = (["availableReplicas"], "status.readyReplicas");
+    not_above(status, &available, "readyReplicas", ready, errors);
     collisions_grow(new, old, errors);
 }
 
@@ -334,6 +334,8 @@ pub(crate) const DAEMON_SET: Strategy = Strategy {
 };
 
 pub(crate) const STATEFUL_SET: Strategy = Strategy {
+    // Its name is part of its Pods' host names.
+    names: Names::Label,
     generation: true,
     status_metadata: true,
     default: |o| {
@@ -455,6 +457,7 @@ pub(crate) const CONTROLLER_REVISION: Strategy = Strategy {
 };
 
 pub(crate) const DISRUPTION_BUDGET: Strategy = Strategy {
+    unconditional_update: false,
     names: Names::PathSegment,
     generation: true,
     status_metadata: true,
