@@ -87,7 +87,8 @@ pub(crate) struct Network {
 impl Network {
     fn parse(value: &str) -> Option<Self> {
         let (address, prefix) = value.split_once('/')?;
-        let plain = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit());
+        let digits = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit());
+        let plain = digits && (prefix.len() == 1 || !prefix.starts_with('0'));
         let address: IpAddr = address.parse().ok()?;
         let prefix = prefix.parse().ok().filter(|_| plain)?;
         let most = if address.is_ipv4() { 32 } else { 128 };
@@ -130,8 +131,6 @@ impl Network {
     }
 }
 
-const NOT_A_NETWORK: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-
 /// An address in a field that is older than the strict rules: it need not be canonical, but it must be one address to
 /// all who read it.
 pub(crate) fn legacy_address(value: &str) -> Result<IpAddr, &'static str> {
@@ -161,7 +160,7 @@ pub(crate) fn legacy_network(value: &str) -> Result<Network, &'static str> {
         return Err(if zeros {
             "must not have leading 0s in IP or prefix length"
         } else {
-            NOT_A_NETWORK
+            "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
         });
     };
     network.must_be_plain()?;
@@ -180,15 +179,15 @@ fn without_leading_zeros(text: &str) -> String {
 /// What is wrong with a network in a field that has always been strict.
 fn validate_network(v: &Value, path: &str, errors: &mut Errors) {
     let value = text(v);
-    let mut wrong = |detail: String| errors.push(FieldError::invalid_str(path, value, detail));
-    let Some(network) = Network::parse(value) else {
-        return wrong(NOT_A_NETWORK.to_owned());
-    };
-    let canonical = format!("{}/{}", network.masked(), network.prefix);
-    if let Err(detail) = network.must_be_plain() {
-        wrong(detail.to_owned());
-    } else if canonical != value {
-        wrong(format!("must be in canonical form (\"{canonical}\")"));
+    let mut wrong = |detail: &str| errors.push(FieldError::invalid_str(path, value, detail));
+    match legacy_network(value) {
+        Err(detail) => wrong(detail),
+        Ok(network) => {
+            let canonical = format!("{}/{}", network.address, network.prefix);
+            if canonical != value {
+                wrong(&format!("must be in canonical form (\"{canonical}\")"));
+            }
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 use api::{FieldError, names};
 use serde_json::Value;
 
-use crate::tree::{age, each, int, invalid_all, items, name, required_one_of, set_default, text};
+use crate::tree::{
+    age, each, int, invalid_all, items, name, remove, required_one_of, set_default, text,
+};
 use crate::{AGE, Errors, NAME, Strategy, column};
 
 fn validate_ip(ip: &Value, path: &str, errors: &mut Errors) {
@@ -133,7 +135,6 @@ fn some_of(all: &[String], most: usize) -> Value {
 const MOST_ENDPOINTS: usize = 1000;
 const MOST_ADDRESSES: usize = 100;
 const MOST_PORTS: usize = 20_000;
-const MOST_TOPOLOGY: usize = 16;
 const MOST_HINTS: usize = 8;
 
 fn validate_slice(o: &Value, errors: &mut Errors) {
@@ -176,46 +177,35 @@ fn validate_endpoint(endpoint: &Value, family: &str, path: &str, errors: &mut Er
         }
     };
     optional("nodeName", names::dns1123_subdomain, errors);
-    let topology = &endpoint["deprecatedTopology"];
-    if crate::count(topology) > MOST_TOPOLOGY {
-        let path = at("deprecatedTopology");
-        let count = crate::count(topology);
-        errors.push(FieldError::too_many(path, count, MOST_TOPOLOGY));
-    }
-    crate::tree::labels(topology, &at("deprecatedTopology"), errors);
     optional("hostname", names::dns1123_label, errors);
-    let hints = &endpoint["hints"];
-    validate_hints(
-        items(&hints["forZones"]),
-        &at("hints.forZones"),
-        names::label_value,
-        errors,
-    );
-    validate_hints(
-        items(&hints["forNodes"]),
-        &at("hints.forNodes"),
-        names::dns1123_subdomain,
-        errors,
-    );
+    validate_hints(&endpoint["hints"], &at("hints"), errors);
 }
 
-fn validate_hints(
-    hints: &[Value],
-    path: &str,
-    check: fn(&str) -> Vec<String>,
-    errors: &mut Errors,
-) {
-    if hints.len() > MOST_HINTS {
-        errors.push(FieldError::too_many(path, hints.len(), MOST_HINTS));
-        return;
-    }
-    for (i, hint) in hints.iter().enumerate() {
-        let path = format!("{path}[{i}].name");
-        let name = text(&hint["name"]);
-        if hints[..i].iter().any(|h| h["name"] == hint["name"]) {
-            errors.push(FieldError::duplicate(&path, &hint["name"]));
+fn validate_hints(hints: &Value, path: &str, errors: &mut Errors) {
+    let rules = [
+        ("forZones", names::label_value as fn(&str) -> Vec<String>),
+        ("forNodes", names::dns1123_subdomain),
+    ];
+    for (key, rule) in rules {
+        let path = format!("{path}.{key}");
+        let names = items(&hints[key]);
+        if names.len() > MOST_HINTS {
+            errors.push(FieldError::too_many(path, names.len(), MOST_HINTS));
+            return;
         }
-        invalid_all(&path, name, check(name), errors);
+        validate_names(names, &path, rule, errors);
+    }
+}
+
+/// Objects with a `name`, each of which stands there once.
+fn validate_names(list: &[Value], path: &str, rule: fn(&str) -> Vec<String>, errors: &mut Errors) {
+    for (i, one) in list.iter().enumerate() {
+        let path = format!("{path}[{i}].name");
+        let name = text(&one["name"]);
+        if list[..i].iter().any(|o| o["name"] == one["name"]) {
+            errors.push(FieldError::duplicate(&path, &one["name"]));
+        }
+        invalid_all(&path, name, rule(name), errors);
     }
 }
 
@@ -299,8 +289,17 @@ fn validate_slice_ports(ports: &[Value], errors: &mut Errors) {
     }
 }
 
+/// What v1beta1 had instead of zones and node names is not written any more.
+fn drop_topology(o: &mut Value) {
+    each(o, "endpoints", |endpoint| {
+        remove(endpoint, "deprecatedTopology")
+    });
+}
+
 pub(crate) const SLICE: Strategy = Strategy {
     generation: true,
+    create: drop_topology,
+    update: |o, _| drop_topology(o),
     default: |o| {
         each(o, "ports", |p| {
             set_default(p, "protocol", "TCP");

@@ -440,7 +440,7 @@ pub fn without_empty(value: Value) -> Value {
 }
 
 /// Kinds whose table is still to be written.
-const WITHOUT: [&str; 34] = [
+const WITHOUT: [&str; 30] = [
     "bindings.",
     "configmaps.",
     "endpoints.",
@@ -471,10 +471,6 @@ const WITHOUT: [&str; 34] = [
     "horizontalpodautoscalers.autoscaling",
     "cronjobs.batch",
     "jobs.batch",
-    "endpointslices.discovery.k8s.io",
-    "ingressclasses.networking.k8s.io",
-    "ingresses.networking.k8s.io",
-    "networkpolicies.networking.k8s.io",
 ];
 
 /// Each kind that is stored and served has a table.
