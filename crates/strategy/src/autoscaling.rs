@@ -202,18 +202,48 @@ fn validate_source(field: &str, source: &Value, path: &str, errors: &mut Errors)
     validate_target_of(field, &source["target"], &at("target"), errors);
 }
 
+/// Resources without a domain that are known, if not of containers.
+const STANDARD: [&str; 15] = [
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "persistentvolumeclaims",
+    "configmaps",
+    "services.nodeports",
+    "services.loadbalancers",
+    "requests.cpu",
+    "requests.memory",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+];
+
 fn validate_container_resource(name: &Value, path: &str, errors: &mut Errors) {
     let name = text(name);
     if name.is_empty() {
         errors.push(FieldError::required(path, "must specify a resource name"));
         return;
     }
-    invalid_all(path, name, names::qualified_name(name), errors);
-    let known = matches!(name, "cpu" | "memory" | "ephemeral-storage");
-    if !name.contains('/') && !known && !name.starts_with("hugepages-") {
-        let detail = "must be a standard resource for containers";
-        errors.push(FieldError::invalid_str(path, name, detail));
+    let of_containers =
+        matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+    let mut wrong = names::qualified_name(name);
+    if name.contains('/') {
+        let native = name.contains("kubernetes.io/");
+        if !native && name.starts_with("requests.") {
+            wrong.push("doesn't follow extended resource name standard".into());
+        }
+    } else {
+        if wrong.is_empty() && !of_containers && !STANDARD.contains(&name) {
+            wrong.push("must be a standard resource type or fully qualified".into());
+        }
+        if !of_containers {
+            wrong.push("must be a standard resource for containers".into());
+        }
     }
+    invalid_all(path, name, wrong, errors);
 }
 
 fn validate_target(target: &Value, path: &str, errors: &mut Errors) {
@@ -231,7 +261,7 @@ fn validate_target(target: &Value, path: &str, errors: &mut Errors) {
         let amount = target[key]
             .as_str()
             .and_then(|s| s.parse::<Quantity>().ok());
-        if amount.is_some_and(|q| q.value() <= 0) {
+        if amount.is_some_and(|q| q.sign() != 1) {
             errors.push(FieldError::invalid(
                 at(key),
                 &target[key],
@@ -428,8 +458,8 @@ pub(crate) const STRATEGY: Strategy = Strategy {
     status_metadata: true,
     default,
     create: |o| {
-        let none = json!({"currentReplicas": 0, "desiredReplicas": 0});
-        set(o, "status", none);
+        // The current number is left out while it is 0.
+        set(o, "status", json!({"desiredReplicas": 0}));
     },
     validate,
     validate_create: |o, errors| validate_least(o, 1, errors),

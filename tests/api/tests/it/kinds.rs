@@ -440,7 +440,7 @@ pub fn without_empty(value: Value) -> Value {
 }
 
 /// Kinds whose table is still to be written.
-const WITHOUT: [&str; 30] = [
+const WITHOUT: [&str; 28] = [
     "bindings.",
     "configmaps.",
     "endpoints.",
@@ -467,8 +467,6 @@ const WITHOUT: [&str; 30] = [
     "selfsubjectaccessreviews.authorization.k8s.io",
     "selfsubjectrulesreviews.authorization.k8s.io",
     "subjectaccessreviews.authorization.k8s.io",
-    "horizontalpodautoscalers.autoscaling",
-    "horizontalpodautoscalers.autoscaling",
     "cronjobs.batch",
     "jobs.batch",
 ];
