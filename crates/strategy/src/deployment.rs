@@ -45,8 +45,8 @@ fn validate_strategy(strategy: &Value, errors: &mut Errors) {
         _ => {
             let kinds = ["Recreate", "RollingUpdate"];
             let fields = [
-                ("MaxUnavailable", "maxUnavailable"),
-                ("MaxSurge", "maxSurge"),
+                ("MaxUnavailable", "maxUnavailable", "0"),
+                ("MaxSurge", "maxSurge", "0"),
             ];
             let error = FieldError::not_supported("spec.strategy", strategy, &kinds);
             errors.push(shown_strategy(error, strategy, &fields));

@@ -325,8 +325,9 @@ fn validate_success_policy(spec: &Value, path: &str, errors: &mut Errors) {
     const MOST_RULES: usize = 20;
     let policy = &spec["successPolicy"];
     if !is_indexed(spec) {
-        let detail = "requires indexed completion mode";
-        errors.push(FieldError::invalid(path, policy, detail));
+        let mut error = FieldError::invalid(path, policy, "requires indexed completion mode");
+        error.bad_value = Some(shown_success_policy(policy));
+        errors.push(error);
         return;
     }
     let rules = items(&policy["rules"]);
@@ -535,14 +536,83 @@ fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     let fixed = [
         "selector",
         "completionMode",
-        "podFailurePolicy",
         "backoffLimitPerIndex",
         "managedBy",
-        "successPolicy",
     ];
     for key in fixed {
         immutable(&a[key], &b[key], &format!("spec.{key}"), errors);
     }
+    let policies = [
+        (
+            "podFailurePolicy",
+            shown_failure_policy(&a["podFailurePolicy"]),
+        ),
+        ("successPolicy", shown_success_policy(&a["successPolicy"])),
+    ];
+    for (key, shown) in policies.into_iter().filter(|(key, _)| a[*key] != b[*key]) {
+        let path = format!("spec.{key}");
+        let mut error = FieldError::invalid(path, &a[key], "field is immutable");
+        error.bad_value = Some(shown);
+        errors.push(error);
+    }
+}
+
+/// An object as upstream's internal type shows it: Go's names of its fields, in their order.
+fn shown(fields: &[(&str, String)]) -> String {
+    let parts: Vec<String> = fields.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect();
+    format!("{{{}}}", parts.join(","))
+}
+
+fn shown_list(list: &Value, each: fn(&Value) -> String) -> String {
+    if list.is_null() {
+        return "null".into();
+    }
+    let parts: Vec<String> = items(list).iter().map(each).collect();
+    format!("[{}]", parts.join(","))
+}
+
+fn shown_success_policy(policy: &Value) -> String {
+    if policy.is_null() {
+        return "null".into();
+    }
+    let rules = shown_list(&policy["rules"], |rule| {
+        shown(&[
+            ("SucceededIndexes", rule["succeededIndexes"].to_string()),
+            ("SucceededCount", rule["succeededCount"].to_string()),
+        ])
+    });
+    shown(&[("Rules", rules)])
+}
+
+fn shown_failure_policy(policy: &Value) -> String {
+    if policy.is_null() {
+        return "null".into();
+    }
+    let rules = shown_list(&policy["rules"], |rule| {
+        let conditions = shown_list(&rule["onPodConditions"], |condition| {
+            shown(&[
+                ("Type", condition["type"].to_string()),
+                ("Status", condition["status"].to_string()),
+            ])
+        });
+        shown(&[
+            ("Action", rule["action"].to_string()),
+            ("OnExitCodes", shown_exit_codes(&rule["onExitCodes"])),
+            ("OnPodConditions", conditions),
+        ])
+    });
+    shown(&[("Rules", rules)])
+}
+
+fn shown_exit_codes(codes: &Value) -> String {
+    if codes.is_null() {
+        return "null".into();
+    }
+    shown(&[
+        ("ContainerName", codes["containerName"].to_string()),
+        ("Operator", codes["operator"].to_string()),
+        ("Values", codes["values"].to_string()),
+    ])
 }
 
 /// What a Job is doing, as `kubectl get` shows it.

@@ -293,8 +293,9 @@ fn indexes_are_sound(step: &Step, errors: &mut Errors) {
 }
 
 fn counters_grow(step: &Step, errors: &mut Errors) {
-    // A Job with as many completions as Pods at a time may be scaled down.
-    let scalable = step.spec["completions"] == step.spec["parallelism"];
+    // An indexed Job with as many completions as Pods at a time may be scaled down.
+    let indexed = step.spec["completionMode"] == "Indexed";
+    let scalable = indexed && step.spec["completions"] == step.spec["parallelism"];
     for key in ["failed", "succeeded"] {
         let less = int(&step.new[key]) < int(&step.old[key]);
         if less && !(key == "succeeded" && scalable) {

@@ -55,8 +55,8 @@ fn validate_daemon_strategy(strategy: &Value, errors: &mut Errors) {
         _ => {
             let kinds = ["RollingUpdate", "OnDelete"];
             let fields = [
-                ("MaxUnavailable", "maxUnavailable"),
-                ("MaxSurge", "maxSurge"),
+                ("MaxUnavailable", "maxUnavailable", "0"),
+                ("MaxSurge", "maxSurge", "0"),
             ];
             let error = FieldError::not_supported("spec.updateStrategy", strategy, &kinds);
             errors.push(shown_strategy(error, strategy, &fields));
@@ -121,7 +121,7 @@ fn validate_stateful(o: &Value, errors: &mut Errors) {
     none_negative(&spec["ordinals"], "spec.ordinals", &["start"], errors);
     let service = text(&spec["serviceName"]);
     if !service.is_empty() {
-        let wrong = api::names::dns1123_subdomain(service);
+        let wrong = api::names::dns1123_label(service);
         crate::tree::invalid_all("spec.serviceName", service, wrong, errors);
     }
     required_selector(spec, "statefulset", errors);
@@ -179,8 +179,8 @@ fn validate_stateful_strategy(strategy: &Value, errors: &mut Errors) {
         _ => {
             let detail = "must be 'RollingUpdate' or 'OnDelete'";
             let fields = [
-                ("Partition", "partition"),
-                ("MaxUnavailable", "maxUnavailable"),
+                ("Partition", "partition", "0"),
+                ("MaxUnavailable", "maxUnavailable", "null"),
             ];
             let error = FieldError::invalid(path, strategy, detail);
             errors.push(shown_strategy(error, strategy, &fields));
@@ -270,7 +270,7 @@ pub(crate) const DAEMON_SET: Strategy = Strategy {
             "currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0,
         });
         set(o, "status", zero);
-        set_template_generation(o, 1);
+        set_template_generation(o, template_generation(o).max(1));
     },
     update: |new, old| {
         let before = template_generation(old).max(1);
@@ -333,6 +333,20 @@ pub(crate) const DAEMON_SET: Strategy = Strategy {
     ..Strategy::BASE
 };
 
+/// Only one who names no strategy gets its settings; who names it and leaves them out has none.
+fn default_stateful_strategy(strategy: &mut Value) {
+    if text(&strategy["type"]).is_empty() {
+        set(strategy, "type", "RollingUpdate");
+        object(strategy, "rollingUpdate");
+    }
+    if strategy["type"] == "RollingUpdate"
+        && let Some(rolling) = strategy.get_mut("rollingUpdate")
+    {
+        set_default(rolling, "partition", 0);
+        set_default(rolling, "maxUnavailable", 1);
+    }
+}
+
 pub(crate) const STATEFUL_SET: Strategy = Strategy {
     // Its name is part of its Pods' host names.
     names: Names::Label,
@@ -346,12 +360,7 @@ pub(crate) const STATEFUL_SET: Strategy = Strategy {
         set_default(spec, "revisionHistoryLimit", 10);
         set_default(spec, "podManagementPolicy", "OrderedReady");
         if let Some(strategy) = object(spec, "updateStrategy") {
-            set_default(strategy, "type", "RollingUpdate");
-            if strategy["type"] == "RollingUpdate"
-                && let Some(rolling) = object(strategy, "rollingUpdate")
-            {
-                set_default(rolling, "partition", 0);
-            }
+            default_stateful_strategy(strategy);
         }
         if let Some(retention) = object(spec, "persistentVolumeClaimRetentionPolicy") {
             set_default(retention, "whenDeleted", "Retain");

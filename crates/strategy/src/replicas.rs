@@ -79,12 +79,6 @@ pub(crate) const REPLICA_SET: Strategy = Strategy {
         };
         set_default(spec, "replicas", 1);
         pod_spec::default_template(spec);
-        let template = spec["template"]["metadata"]["labels"].clone();
-        if template.as_object().is_some_and(|l| !l.is_empty())
-            && let Some(meta) = object(o, "metadata")
-        {
-            set_default(meta, "labels", template);
-        }
     },
     create: empty_status,
     validate: |o, errors| {

@@ -28,16 +28,21 @@ pub(crate) fn shown_as(mut error: FieldError, fields: &[(&str, &Value)]) -> Fiel
     error
 }
 
-/// An update strategy as upstream's internal type shows it.
+/// An update strategy as upstream's internal type shows it. `rolling`: each field's name in Go and in JSON, and what
+/// stands for one that is absent.
 pub(crate) fn shown_strategy(
     error: FieldError,
     strategy: &Value,
-    rolling: &[(&str, &str)],
+    rolling: &[(&str, &str, &str)],
 ) -> FieldError {
     let of = &strategy["rollingUpdate"];
+    let shown = |key: &str, absent: &str| match &of[key] {
+        Value::Null => absent.to_owned(),
+        value => value.to_string(),
+    };
     let parts: Vec<String> = rolling
         .iter()
-        .map(|(go, key)| format!("\"{go}\":{}", of[*key]))
+        .map(|(go, key, absent)| format!("\"{go}\":{}", shown(key, absent)))
         .collect();
     let rolling = if of.is_object() {
         format!("{{{}}}", parts.join(","))
@@ -110,6 +115,11 @@ pub(crate) fn template(template: &Value, path: &str, errors: &mut Errors) {
         invalid_all(&format!("{path}.annotations"), key, wrong, errors);
     }
     pod_spec::validate(&template["spec"], &format!("{path}.spec"), errors);
+    if !items(&template["spec"]["ephemeralContainers"]).is_empty() {
+        let path = format!("{path}.spec.ephemeralContainers");
+        let detail = "ephemeral containers not allowed in pod template";
+        errors.push(FieldError::forbidden(path, detail));
+    }
 }
 
 /// Pods that are to run for ever: no other restart policy, no deadline.
