@@ -37,12 +37,21 @@ const FIELDS: [Field; 5] = [
 
 /// What is wrong with a schedule, in the words of the library that upstream reads it with (`robfig/cron`).
 fn wrong_schedule(schedule: &str) -> Option<String> {
-    let schedule = match schedule.strip_prefix("CRON_TZ=") {
-        Some(rest) => rest.split_once(' ')?.1.trim(),
-        None => match schedule.strip_prefix("TZ=") {
-            Some(rest) => rest.split_once(' ')?.1.trim(),
-            None => schedule,
-        },
+    let zoned = ["CRON_TZ=", "TZ="];
+    let schedule = match zoned
+        .iter()
+        .find_map(|prefix| schedule.strip_prefix(prefix))
+    {
+        None => schedule,
+        Some(rest) => {
+            let (zone, rest) = rest.split_once(' ')?;
+            if !is_known_zone(zone) {
+                return Some(format!(
+                    "provided bad location {zone}: unknown time zone {zone}"
+                ));
+            }
+            rest.trim()
+        }
     };
     if schedule.starts_with('@') {
         return wrong_descriptor(schedule);
@@ -205,6 +214,11 @@ fn is_zone_name(zone: &str) -> bool {
     })
 }
 
+/// Whether Go's library finds the zone.
+fn is_known_zone(zone: &str) -> bool {
+    matches!(zone, "" | "Local" | "UTC") || jiff::tz::TimeZone::get(zone).is_ok()
+}
+
 fn validate_zone(zone: &Value, errors: &mut Errors) {
     let Some(name) = zone.as_str() else { return };
     let path = "spec.timeZone";
@@ -222,7 +236,7 @@ fn validate_zone(zone: &Value, errors: &mut Errors) {
             "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
         wrong(detail.into());
     }
-    if name != "Local" && name != "UTC" && jiff::tz::TimeZone::get(name).is_err() {
+    if !is_known_zone(name) {
         wrong(format!("unknown time zone {name}"));
     }
 }

@@ -88,9 +88,15 @@ fn generate_selector(o: &mut Value) {
     if let Some(labels) = object(spec, "selector").and_then(|s| object(s, "matchLabels")) {
         set_default(labels, CONTROLLER, uid);
     }
-    // The Job has its template's labels where it has none of its own.
+    // The Job has its template's labels where it has none of its own. Upstream gives it these when it reads what it
+    // stored, so they are not told of where the Job's name makes them wrong.
     let labels = spec["template"]["metadata"]["labels"].clone();
-    let inherits = crate::count(&o["metadata"]["labels"]) == 0 || o["metadata"]["labels"] == before;
+    let own = &o["metadata"]["labels"];
+    let named_well = api::names::label_value(text(&owner)).is_empty();
+    let inherits = match crate::count(own) {
+        0 => named_well,
+        _ => *own == before,
+    };
     if inherits && let Some(meta) = object(o, "metadata") {
         set(meta, "labels", labels);
     }
@@ -170,7 +176,7 @@ fn validate_indexed(spec: &Value, path: &str, errors: &mut Errors) {
     const MOST_OF_MANY: i64 = 10_000;
     let at = |key: &str| format!("{path}.{key}");
     let mut above = |key: &str, limit: i64, detail: String| {
-        if int(&spec[key]) > limit {
+        if spec[key].as_i64().is_some_and(|n| n > limit) {
             errors.push(FieldError::invalid(at(key), &spec[key], detail));
         }
     };

@@ -339,6 +339,81 @@ fn start_time_stays(step: &Step, errors: &mut Errors) {
 mod tests {
     use super::*;
 
+    fn refused(spec: Value, old: Value, new: Value) -> Vec<String> {
+        let job = |status: Value| serde_json::json!({"spec": spec, "status": status});
+        let mut errors = Vec::new();
+        validate(&job(new), &job(old), &mut errors);
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_ended_does_not_begin_anew() {
+        use serde_json::json;
+        let done = json!({
+            "startTime": "2026-01-01T00:00:00Z", "completionTime": "2026-01-01T00:01:00Z", "succeeded": 2,
+            "conditions": [
+                {"type": "SuccessCriteriaMet", "status": "True"}, {"type": "Complete", "status": "True"},
+            ],
+        });
+        let with = |key: &str, value: Value| {
+            let mut status = done.clone();
+            status[key] = value;
+            status
+        };
+        let spec = json!({"completions": 2, "parallelism": 2});
+        let to = |new: Value| refused(spec.clone(), done.clone(), new);
+        assert!(to(done.clone()).is_empty());
+        for (new, wrong) in [
+            (
+                with("completionTime", "2026-01-01T00:02:00Z".into()),
+                "status.completionTime: Invalid value: \"2026-01-01T00:02:00Z\": completionTime cannot be mutated",
+            ),
+            (
+                with("startTime", "2026-01-01T00:00:30Z".into()),
+                "status.startTime: Required value: startTime cannot be removed for unsuspended job",
+            ),
+            (
+                with("succeeded", 1.into()),
+                "status.succeeded: Invalid value: 1: cannot decrease the succeeded counter",
+            ),
+            (
+                with("completedIndexes", "0".into()),
+                "status.completedIndexes: Invalid value: \"0\": cannot set non-empty completedIndexes when non-indexed \
+                 completion mode",
+            ),
+            (
+                with("failedIndexes", "0".into()),
+                "status.failedIndexes: Invalid value: \"0\": cannot set non-null failedIndexes when \
+                 backoffLimitPerIndex is null",
+            ),
+        ] {
+            assert_eq!(to(new), [wrong]);
+        }
+        let undone = to(json!({"startTime": "2026-01-01T00:00:00Z", "succeeded": 2}));
+        let conditions = "status.conditions: Invalid value: cannot disable the";
+        assert_eq!(
+            undone,
+            [
+                format!("{conditions} terminal Complete=True condition"),
+                format!("{conditions} SuccessCriteriaMet=True condition"),
+            ]
+        );
+        // As many completions as Pods at a time: an indexed Job that may be scaled down.
+        let indexed = json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2});
+        let fewer = with("succeeded", 1.into());
+        assert!(refused(indexed, done.clone(), fewer).is_empty());
+        let late = json!({"conditions": [{"type": "Complete", "status": "True"}], "startTime": "2026-01-01T00:00:00Z",
+            "completionTime": "2026-01-01T00:01:00Z"});
+        let mut met = late.clone();
+        met["conditions"] = done["conditions"].clone();
+        assert_eq!(
+            refused(spec, late, met),
+            [
+                "status.conditions: Invalid value: cannot set SuccessCriteriaMet=True for Job already has Complete=true conditions"
+            ]
+        );
+    }
+
     #[test]
     fn indexes_are_read() {
         assert_eq!(indexes("", 3), Ok(vec![]));

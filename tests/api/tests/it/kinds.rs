@@ -459,7 +459,7 @@ pub fn without_empty(value: Value) -> Value {
 }
 
 /// Kinds whose table is still to be written.
-const WITHOUT: [&str; 24] = [
+const WITHOUT: [&str; 22] = [
     "bindings.",
     "configmaps.",
     "endpoints.",
@@ -482,8 +482,6 @@ const WITHOUT: [&str; 24] = [
     "selfsubjectaccessreviews.authorization.k8s.io",
     "selfsubjectrulesreviews.authorization.k8s.io",
     "subjectaccessreviews.authorization.k8s.io",
-    "cronjobs.batch",
-    "jobs.batch",
 ];
 
 /// Each kind that is stored and served has a table.
