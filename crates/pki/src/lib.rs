@@ -4,6 +4,7 @@
 //! (DESIGN: "nothing expires").
 
 pub mod authority;
+pub mod csr;
 pub mod files;
 pub mod jwt;
 pub mod kubeconfig;

@@ -4,12 +4,23 @@
 //! fills in only what it does differently. Texts and field paths follow upstream's `pkg/apis/*/validation` and
 //! `pkg/printers/internalversion`.
 
+mod addresses;
+mod admission_policy;
+mod api_service;
 mod batch;
+mod certificate;
 mod cluster;
+mod conditions;
 mod config;
+mod crd;
+mod crd_schema;
+mod csi;
 mod deployment;
+mod device_claim;
+mod device_slice;
 mod discovery;
 mod event;
+mod flow_control;
 mod meta;
 mod networking;
 mod node;
@@ -20,10 +31,15 @@ mod rbac;
 pub mod rbac_bootstrap;
 mod replicas;
 mod review;
+mod runtime_class;
 mod service;
 mod storage;
 mod tree;
+<<<<<<< HEAD
 pub mod versions;
+=======
+mod webhook;
+>>>>>>> v3
 
 use api::FieldError;
 use api::facts::Kind;
@@ -89,6 +105,14 @@ pub(crate) enum Names {
     /// DNS-1035.
     ServiceLabel,
     PathSegment,
+    /// `<plural>.<group>`.
+    Definition,
+    /// `<version>.<group>`.
+    ApiService,
+    /// An address in its canonical form.
+    Address,
+    /// Any name at all.
+    Any,
     /// Never stored: the name does not matter.
     Unchecked,
 }
@@ -103,9 +127,14 @@ pub(crate) struct Strategy {
     pub default: fn(&mut Value),
     pub create: fn(&mut Value),
     pub update: fn(&mut Value, &Value),
+    /// What a write to the status takes from the old object, beside what it takes for every kind.
+    pub update_status: fn(&mut Value, &Value),
     pub validate: fn(&Value, &mut Errors),
+    /// What only a new object must satisfy.
+    pub validate_create: fn(&Value, &mut Errors),
     pub validate_update: fn(&Value, &Value, &mut Errors),
     pub validate_status: fn(&Value, &Value, &mut Errors),
+    pub validate_approval: fn(&Value, &Value, &mut Errors),
     pub columns: &'static [Column],
     pub row: fn(&Value, Timestamp) -> Vec<Value>,
     pub fields: fn(&Value, &mut Fields),
@@ -119,9 +148,12 @@ impl Strategy {
         default: |_| {},
         create: |_| {},
         update: |_, _| {},
+        update_status: |_, _| {},
         validate: |_, _| {},
+        validate_create: |_, _| {},
         validate_update: |_, _, _| {},
         validate_status: |_, _, _| {},
+        validate_approval: |_, _, _| {},
         columns: &[
             NAME,
             column("Created At", "date", "When the object was created."),
@@ -164,6 +196,37 @@ fn of(kind: &Kind) -> Option<&'static Strategy> {
         ("", "PersistentVolume") => &storage::VOLUME,
         ("", "PersistentVolumeClaim") => &storage::CLAIM,
         ("storage.k8s.io", "StorageClass") => &storage::CLASS,
+        ("storage.k8s.io", "CSIDriver") => &csi::DRIVER,
+        ("storage.k8s.io", "CSINode") => &csi::NODE,
+        ("storage.k8s.io", "CSIStorageCapacity") => &csi::CAPACITY,
+        ("storage.k8s.io", "VolumeAttachment") => &csi::ATTACHMENT,
+        ("storage.k8s.io", "VolumeAttributesClass") => &csi::ATTRIBUTES_CLASS,
+        ("node.k8s.io", "RuntimeClass") => &runtime_class::STRATEGY,
+        ("networking.k8s.io", "IPAddress") => &addresses::ADDRESS,
+        ("networking.k8s.io", "ServiceCIDR") => &addresses::SERVICE_CIDR,
+        ("certificates.k8s.io", "CertificateSigningRequest") => &certificate::STRATEGY,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &flow_control::SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => {
+            &flow_control::PRIORITY_LEVEL
+        }
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => &webhook::VALIDATING,
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => &webhook::MUTATING,
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => {
+            &admission_policy::VALIDATING
+        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
+            &admission_policy::VALIDATING_BINDING
+        }
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => &admission_policy::MUTATING,
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding") => {
+            &admission_policy::MUTATING_BINDING
+        }
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => &crd::STRATEGY,
+        ("apiregistration.k8s.io", "APIService") => &api_service::STRATEGY,
+        ("resource.k8s.io", "DeviceClass") => &device_claim::CLASS,
+        ("resource.k8s.io", "ResourceClaim") => &device_claim::CLAIM,
+        ("resource.k8s.io", "ResourceClaimTemplate") => &device_claim::TEMPLATE,
+        ("resource.k8s.io", "ResourceSlice") => &device_slice::STRATEGY,
         ("rbac.authorization.k8s.io", "Role") => &rbac::ROLE,
         ("rbac.authorization.k8s.io", "ClusterRole") => &rbac::CLUSTER_ROLE,
         ("rbac.authorization.k8s.io", "RoleBinding") => &rbac::ROLE_BINDING,
@@ -261,7 +324,7 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, sub: Option<&st
         }
     };
     match sub {
-        Some("status") => {
+        Some("status" | "approval") => {
             let keys: Vec<String> = map
                 .keys()
                 .chain(old.as_object().into_iter().flat_map(Map::keys))
@@ -284,6 +347,11 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, sub: Option<&st
                         None => metadata.remove(*key),
                     };
                 }
+            }
+            if sub == Some("status") {
+                (strategy.update_status)(new, old);
+            } else {
+                approval_sets_conditions(new, old);
             }
         }
         // Ends a namespace: nothing but its finalizers changes.
@@ -321,6 +389,17 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, sub: Option<&st
     }
 }
 
+/// A decision about a request changes nothing but the conditions.
+fn approval_sets_conditions(new: &mut Value, old: &Value) {
+    let conditions = new["status"]["conditions"].take();
+    tree::set(new, "status", old["status"].clone());
+    match (tree::object(new, "status"), conditions) {
+        (Some(status), Value::Null) => tree::remove(status, "conditions"),
+        (Some(status), conditions) => tree::set(status, "conditions", conditions),
+        (None, _) => {}
+    }
+}
+
 fn desired_state_differs(kind: &Kind, new: &Value, old: &Value) -> bool {
     let (Some(a), Some(b)) = (new.as_object(), old.as_object()) else {
         return true;
@@ -343,6 +422,7 @@ pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
         meta::validate(kind, strategy.names, object, &mut errors);
     }
     (strategy.validate)(object, &mut errors);
+    (strategy.validate_create)(object, &mut errors);
     errors
 }
 
@@ -359,6 +439,7 @@ pub fn validate_update(
     meta::validate_update(new, old, &mut errors);
     match sub {
         Some("status") => (strategy.validate_status)(new, old, &mut errors),
+        Some("approval") => (strategy.validate_approval)(new, old, &mut errors),
         Some("finalize") => {}
         _ => {
             (strategy.validate)(new, &mut errors);

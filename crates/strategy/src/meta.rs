@@ -17,7 +17,10 @@ pub(crate) fn validate(kind: &Kind, rule: Names, object: &Value, errors: &mut Er
         Names::Label => names::dns1123_label(name),
         Names::ServiceLabel => names::dns1035_label(name),
         Names::PathSegment => names::path_segment(name),
-        Names::Unchecked => Vec::new(),
+        Names::Definition => crate::crd::validate_name(object, name),
+        Names::ApiService => crate::api_service::validate_name(object, name),
+        Names::Address => crate::addresses::canonical_name(name),
+        Names::Any | Names::Unchecked => Vec::new(),
     };
     let generate = text(&meta["generateName"]);
     if !generate.is_empty() {

@@ -325,7 +325,7 @@ pub(crate) fn validate(spec: &Value, path: &str, errors: &mut Errors) {
     validate_security(&spec["securityContext"], &at("securityContext"), errors);
 }
 
-fn validate_toleration(t: &Value, path: &str, errors: &mut Errors) {
+pub(crate) fn validate_toleration(t: &Value, path: &str, errors: &mut Errors) {
     let (key, operator) = (text(&t["key"]), text(&t["operator"]));
     if !key.is_empty() {
         invalid_all(
@@ -448,7 +448,7 @@ fn validate_pod_term(term: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-fn validate_node_requirement(e: &Value, path: &str, errors: &mut Errors) {
+pub(crate) fn validate_node_requirement(e: &Value, path: &str, errors: &mut Errors) {
     let values = items(&e["values"]);
     let at = |key: &str| format!("{path}.{key}");
     match text(&e["operator"]) {
@@ -815,7 +815,7 @@ fn validate_mounts(c: &Value, path: &str, volumes: &HashSet<&str>, errors: &mut 
     }
 }
 
-fn validate_resources(resources: &Value, path: &str, errors: &mut Errors) {
+pub(crate) fn validate_resources(resources: &Value, path: &str, errors: &mut Errors) {
     let quantity = |v: &Value| v.as_str().and_then(|s| s.parse::<Quantity>().ok());
     for which in ["limits", "requests"] {
         for (name, amount) in entries(&resources[which]) {

@@ -202,8 +202,19 @@ pub(crate) const CLAIM: Strategy = Strategy {
     ..Strategy::BASE
 };
 
+/// The name of what makes volumes: a qualified name in any case.
+pub(crate) fn validate_provisioner(v: &Value, path: &str, errors: &mut Errors) {
+    let provisioner = text(v).to_lowercase();
+    if provisioner.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    } else {
+        let wrong = names::qualified_name(&provisioner);
+        invalid_all(path, &provisioner, wrong, errors);
+    }
+}
+
 /// What a class passes to its provisioner.
-fn validate_parameters(parameters: &Value, errors: &mut Errors) {
+pub(crate) fn validate_parameters(parameters: &Value, errors: &mut Errors) {
     const MOST: usize = 512;
     const MOST_BYTES: usize = 256 * 1024;
     if crate::count(parameters) > MOST {
@@ -266,13 +277,7 @@ pub(crate) const CLASS: Strategy = Strategy {
         set_default(o, "volumeBindingMode", "Immediate");
     },
     validate: |o, errors| {
-        let provisioner = text(&o["provisioner"]);
-        if provisioner.is_empty() {
-            errors.push(FieldError::required("provisioner", ""));
-        } else {
-            let lower = provisioner.to_lowercase();
-            invalid_all("provisioner", &lower, names::qualified_name(&lower), errors);
-        }
+        validate_provisioner(&o["provisioner"], "provisioner", errors);
         validate_parameters(&o["parameters"], errors);
         validate_topologies(&o["allowedTopologies"], errors);
         one_of(

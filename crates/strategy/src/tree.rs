@@ -1,6 +1,6 @@
 //! Small readers and writers of object trees. None of them panics, whatever the tree.
 
-use api::{FieldError, names, time};
+use api::{FieldError, Quantity, names, time};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -216,4 +216,46 @@ pub(crate) fn containers_and_images(spec: &Value) -> [Value; 2] {
 
 pub(crate) fn int(v: &Value) -> i64 {
     v.as_i64().unwrap_or(0)
+}
+
+/// Counts a change of the desired state, where a new object has no generation yet.
+pub(crate) fn bump_generation(new: &mut Value, old: &Value) {
+    let next = int(&old["metadata"]["generation"]) + 1;
+    if let Some(metadata) = object(new, "metadata") {
+        set(metadata, "generation", next);
+    }
+}
+
+/// A text that must be there, and what its own rule says about it.
+pub(crate) fn required_name(
+    v: &Value,
+    path: &str,
+    rule: fn(&str) -> Vec<String>,
+    errors: &mut Errors,
+) {
+    let value = text(v);
+    if value.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    } else {
+        invalid_all(path, value, rule(value), errors);
+    }
+}
+
+pub(crate) fn quantity(v: &Value) -> Option<Quantity> {
+    text(v).parse().ok()
+}
+
+pub(crate) fn non_negative_quantity(v: &Value, path: &str, errors: &mut Errors) {
+    if quantity(v).is_some_and(|q| q.sign() < 0) {
+        let detail = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid(path, v, detail));
+    }
+}
+
+/// A text as it stands in a cell, `<unset>` if there is none.
+pub(crate) fn unset_or(v: &Value) -> Value {
+    match text(v) {
+        "" => "<unset>".into(),
+        shown => shown.into(),
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Law 1's written exception: these read the store directly.
 
+pub mod certificates;
 pub mod classes;
 mod limit_ranger;
 mod node_restriction;
@@ -112,6 +113,8 @@ pub async fn validate(
         classes::resize(core, kind, new, old).await?;
     }
     pod_security::validate(core, context, kind, operation, new, old, subresource).await?;
+    let user = &context.user;
+    certificates::validate(core, user, kind, operation, new, old, subresource).await?;
     if operation != Operation::Delete && kind.group == "rbac.authorization.k8s.io" {
         privileges::validate(core, &context.user, kind, new, old).await?;
     }

@@ -89,6 +89,9 @@ impl Core {
         );
         admission::mutate(self, kind, Operation::Update, &mut new).await?;
         crate::allocate::inherit(kind, &mut new, old);
+        if sub.is_some() && admission::certificates::is_request(kind) {
+            admission::certificates::stamp_conditions(&mut new, old, self.world.now());
+        }
         // A binding is the one way to set what is immutable otherwise, and checks itself what it sets.
         if subresource != "binding" {
             strategy::prepare_update(kind, &mut new, old, sub);
@@ -238,6 +241,7 @@ fn creates_on_update(kind: &Kind) -> bool {
         ("", "endpoints" | "events" | "limitranges" | "services")
             | ("coordination.k8s.io", "leases")
             | ("events.k8s.io", "events")
+            | ("node.k8s.io", "runtimeclasses")
             | ("rbac.authorization.k8s.io", _)
     )
 }

@@ -12,7 +12,7 @@ use api::facts::Kind;
 #[must_use]
 pub fn is_served(kind: &Kind, name: &str) -> bool {
     match name {
-        "status" | "scale" | "finalize" => kind.subresource(name).is_some(),
+        "status" | "scale" | "finalize" | "approval" => kind.subresource(name).is_some(),
         "binding" | "eviction" | "log" | "exec" | "attach" | "portforward" => kind.plural == "pods",
         "token" => kind.plural == "serviceaccounts",
         _ => false,

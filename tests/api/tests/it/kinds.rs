@@ -1,8 +1,10 @@
 //! Every kind through every verb and patch, and its table of what is refused: `kinds/*.yaml`.
 //!
-//! A table holds a valid object (`valid`), a change that is allowed (`change`: JSON pointers and values), and cases.
+//! A table holds a valid object (`valid`), what the server adds to it (`defaults`: JSON pointers and values), a change
+//! that is allowed (`change`), the cells that the changed object is printed with (`row`), and cases.
 //! Each case changes the valid object and names every cause of the refusal, as `field: reason message`. Cases of
-//! `create` are posted, those of `update` replace the stored object, those of `status` its status.
+//! `create` are posted, those of `update` replace the stored object, those of `status` its status. A value
+//! `{repeat: x, times: n}` stands for the text or list `x`, `n` times.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +20,9 @@ struct Table {
     file: String,
     kind: &'static Kind,
     valid: Value,
+    defaults: BTreeMap<String, Value>,
     change: BTreeMap<String, Value>,
+    row: Value,
     cases: BTreeMap<&'static str, Vec<Case>>,
 }
 
@@ -50,7 +54,9 @@ fn table(file: &Path) -> Table {
     let cases = ["create", "update", "status"].map(|name| (name, cases(&file, &value[name])));
     Table {
         kind,
+        defaults: pointers(&value["defaults"]),
         change: pointers(&value["change"]),
+        row: value["row"].take(),
         cases: cases.into(),
         valid,
         file,
@@ -59,7 +65,30 @@ fn table(file: &Path) -> Table {
 
 fn pointers(map: &Value) -> BTreeMap<String, Value> {
     let entries = map.as_object().into_iter().flatten();
-    entries.map(|(k, v)| (k.clone(), v.clone())).collect()
+    entries
+        .map(|(k, v)| (k.clone(), repeated(v.clone())))
+        .collect()
+}
+
+/// Writes out what a table repeats.
+fn repeated(value: Value) -> Value {
+    match value {
+        Value::Object(map) => match (map.get("repeat"), map.get("times")) {
+            (Some(Value::String(text)), Some(times)) => text.repeat(count(times)).into(),
+            (Some(Value::Array(list)), Some(times)) => {
+                let list: Vec<Value> = list.iter().cloned().map(repeated).collect();
+                let all = std::iter::repeat_n(list, count(times));
+                all.flatten().collect()
+            }
+            _ => map.into_iter().map(|(k, v)| (k, repeated(v))).collect(),
+        },
+        Value::Array(list) => list.into_iter().map(repeated).collect(),
+        other => other,
+    }
+}
+
+fn count(times: &Value) -> usize {
+    usize::try_from(times.as_u64().unwrap()).unwrap()
 }
 
 fn cases(file: &str, list: &Value) -> Vec<Case> {
@@ -275,6 +304,12 @@ async fn walk(server: &Server, table: &Table) -> Result<(), String> {
     };
     let json_type = "application/json";
     let mut object = send("POST", &collection, json_type, &table.valid).await?;
+    for (pointer, wanted) in &table.defaults {
+        let got = object.pointer(pointer);
+        if got != Some(wanted) {
+            return Err(format!("{pointer} is {got:?} by default, not {wanted}"));
+        }
+    }
     if !verbs.contains(&"get") {
         return Ok(());
     }
@@ -341,6 +376,9 @@ async fn walk(server: &Server, table: &Table) -> Result<(), String> {
     );
     if columns.as_array().map(Vec::len) != cells.as_array().map(Vec::len) {
         return Err(format!("the table has {columns} but {cells}"));
+    }
+    if !table.row.is_null() && table.row != *cells {
+        return Err(format!("the row is {cells}, not {}", table.row));
     }
     // Selectors find it, and what it was before the first change is 410 or its own version.
     let found = send(

@@ -5,6 +5,7 @@ mod admission;
 mod apply;
 mod bad_input;
 mod budgets;
+mod certificates;
 mod deletion;
 mod election;
 mod floors;
