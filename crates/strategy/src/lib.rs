@@ -35,11 +35,8 @@ mod runtime_class;
 mod service;
 mod storage;
 mod tree;
-<<<<<<< HEAD
 pub mod versions;
-=======
 mod webhook;
->>>>>>> v3
 
 use api::FieldError;
 use api::facts::Kind;

@@ -87,7 +87,9 @@ impl Core {
         metadata.insert("creationTimestamp".into(), now.into());
         object::drop_empty_metadata(&mut value);
         strategy::default(kind, &mut value);
-<<<<<<< HEAD
+        if admission::certificates::is_request(kind) {
+            admission::certificates::set_requester(&context.user, &mut value);
+        }
         let owners = managed::track(
             self,
             context,
@@ -98,12 +100,6 @@ impl Core {
             sent.as_ref(),
             options,
         );
-=======
-        if admission::certificates::is_request(kind) {
-            admission::certificates::set_requester(&context.user, &mut value);
-        }
-        managed::track(self, context, kind, "", None, &mut value, sent, options);
->>>>>>> v3
         admission::mutate(self, kind, Operation::Create, &mut value).await?;
         strategy::prepare_create(kind, &mut value);
         let name = object::name(&value).to_owned();
