@@ -48,14 +48,8 @@ pub(crate) fn default(spec: &mut Value) {
 fn default_container(c: &mut Value, has_resources: bool) {
     set_default(c, "terminationMessagePath", "/dev/termination-log");
     set_default(c, "terminationMessagePolicy", "File");
-    if text(&c["imagePullPolicy"]).is_empty() {
-        let policy = if pulls_always(text(&c["image"])) {
-            "Always"
-        } else {
-            "IfNotPresent"
-        };
-        set(c, "imagePullPolicy", policy);
-    }
+    let policy = pull_policy(text(&c["image"]));
+    set_default(c, "imagePullPolicy", policy);
     object(c, "resources").filter(|_| has_resources);
     each(c, "ports", |p| set_default(p, "protocol", "TCP"));
     each(c, "env", |e| {
@@ -102,12 +96,14 @@ fn default_http(handler: &mut Value) {
 }
 
 /// An image without a tag, or with `latest`, is pulled each time.
-fn pulls_always(image: &str) -> bool {
-    if image.contains('@') {
-        return false;
-    }
+fn pull_policy(image: &str) -> &'static str {
     let last = image.rsplit('/').next().unwrap_or(image);
-    last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+    let moves = last.split_once(':').is_none_or(|(_, tag)| tag == "latest");
+    if moves && !image.contains('@') {
+        "Always"
+    } else {
+        "IfNotPresent"
+    }
 }
 
 fn default_volume(v: &mut Value) {
@@ -119,31 +115,16 @@ fn default_volume(v: &mut Value) {
             set_default(source, "defaultMode", 0o644);
         }
     }
-    if let Some(host) = v.get_mut("hostPath").filter(|h| h["type"].is_null()) {
-        set(host, "type", "");
-    }
-    let downward = |source: &mut Value| {
-        each(source, "items", |item| {
-            if let Some(field) = item.get_mut("fieldRef") {
-                set_default(field, "apiVersion", "v1");
-            }
-        });
-    };
+    default_source(v);
     if let Some(source) = v.get_mut("downwardAPI") {
-        downward(source);
+        default_downward(source);
     }
     if let Some(projected) = v.get_mut("projected") {
-        each(projected, "sources", |s| {
-            if let Some(token) = s.get_mut("serviceAccountToken") {
-                set_default(token, "expirationSeconds", 3600);
-            }
-            if let Some(source) = s.get_mut("downwardAPI") {
-                downward(source);
-            }
-        });
+        each(projected, "sources", default_projection);
     }
-    if let Some(iscsi) = v.get_mut("iscsi") {
-        set_default(iscsi, "iscsiInterface", "default");
+    if let Some(image) = v.get_mut("image").filter(|i| i.is_object()) {
+        let policy = pull_policy(text(&image["reference"]));
+        set_default(image, "pullPolicy", policy);
     }
     if let Some(claim) = v
         .get_mut("ephemeral")
@@ -151,6 +132,67 @@ fn default_volume(v: &mut Value) {
         .and_then(|t| t.get_mut("spec"))
     {
         set_default(claim, "volumeMode", "Filesystem");
+        object(claim, "resources");
+    }
+}
+
+/// Defaults of the sources that Pods and PersistentVolumes have in common.
+pub(crate) fn default_source(v: &mut Value) {
+    if let Some(host) = v.get_mut("hostPath").filter(|h| h["type"].is_null()) {
+        set(host, "type", "");
+    }
+    let defaults: [(&str, &[(&str, &str)]); 4] = [
+        ("iscsi", &[("iscsiInterface", "default")]),
+        (
+            "rbd",
+            &[
+                ("pool", "rbd"),
+                ("user", "admin"),
+                ("keyring", "/etc/ceph/keyring"),
+            ],
+        ),
+        (
+            "azureDisk",
+            &[
+                ("cachingMode", "ReadWrite"),
+                ("kind", "Shared"),
+                ("fsType", "ext4"),
+            ],
+        ),
+        (
+            "scaleIO",
+            &[("storageMode", "ThinProvisioned"), ("fsType", "xfs")],
+        ),
+    ];
+    for (key, fields) in defaults {
+        if let Some(source) = v.get_mut(key).filter(|s| s.is_object()) {
+            for (field, value) in fields {
+                set_default(source, field, *value);
+            }
+        }
+    }
+    if let Some(disk) = v.get_mut("azureDisk") {
+        set_default(disk, "readOnly", false);
+    }
+}
+
+fn default_downward(source: &mut Value) {
+    each(source, "items", |item| {
+        if let Some(field) = item.get_mut("fieldRef") {
+            set_default(field, "apiVersion", "v1");
+        }
+    });
+}
+
+fn default_projection(source: &mut Value) {
+    if let Some(token) = source.get_mut("serviceAccountToken") {
+        set_default(token, "expirationSeconds", 3600);
+    }
+    if let Some(downward) = source.get_mut("downwardAPI") {
+        default_downward(downward);
+    }
+    if let Some(certificate) = source.get_mut("podCertificate") {
+        set_default(certificate, "maxExpirationSeconds", 86400);
     }
 }
 
@@ -172,5 +214,27 @@ pub(crate) fn requests_from_limits(spec: &mut Value) {
                 }
             }
         });
+    }
+}
+
+/// What a Pod as a whole asks for where only its limits are given: what its containers ask for, or else the limits.
+pub(crate) fn pod_requests(spec: &mut Value) {
+    let limits = spec["resources"]["limits"].clone();
+    if limits.as_object().is_none_or(Map::is_empty) {
+        return;
+    }
+    let mut alone = spec.clone();
+    for key in ["resources", "overhead"] {
+        remove(&mut alone, key);
+    }
+    let sums = rules::resources::requests(&alone);
+    let whole = |name: &str| matches!(name, "cpu" | "memory") || name.starts_with("hugepages-");
+    if let Some(requests) = object(spec, "resources").and_then(|r| object(r, "requests")) {
+        for (name, sum) in sums.iter().filter(|(n, _)| whole(n)) {
+            set_default(requests, name, sum.to_string());
+        }
+        for (name, limit) in crate::tree::entries(&limits).filter(|(n, _)| whole(n)) {
+            set_default(requests, name, limit.clone());
+        }
     }
 }
