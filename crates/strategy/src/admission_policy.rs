@@ -306,6 +306,7 @@ fn show_param_kind(o: &Value) -> Value {
 const PARAM_KIND: crate::Column = column("ParamKind", "string", "The kind of its parameters.");
 
 pub(crate) const VALIDATING: Strategy = Strategy {
+    unconditional_update: false,
     generation: true,
     default: default_policy,
     validate: validate_validating,
@@ -379,6 +380,7 @@ fn validate_mutating(o: &Value, errors: &mut Errors) {
 }
 
 pub(crate) const MUTATING: Strategy = Strategy {
+    unconditional_update: false,
     generation: true,
     default: default_policy,
     validate: validate_mutating,
@@ -468,6 +470,7 @@ fn show_param_ref(o: &Value) -> String {
 }
 
 pub(crate) const VALIDATING_BINDING: Strategy = Strategy {
+    unconditional_update: false,
     generation: true,
     default: default_binding,
     validate: |o, errors| {

@@ -117,6 +117,7 @@ fn show_availability(o: &Value) -> String {
 }
 
 pub(crate) const STRATEGY: Strategy = Strategy {
+    unconditional_update: false,
     names: Names::ApiService,
     default: |o| {
         if let Some(spec) = object(o, "spec")

@@ -546,6 +546,7 @@ fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
 }
 
 pub(crate) const STRATEGY: Strategy = Strategy {
+    unconditional_update: false,
     names: Names::Definition,
     generation: true,
     status_metadata: true,

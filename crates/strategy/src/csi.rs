@@ -103,6 +103,7 @@ fn validate_driver(o: &Value, errors: &mut Errors) {
 }
 
 pub(crate) const DRIVER: Strategy = Strategy {
+    unconditional_update: false,
     default: default_driver,
     update: |new, old| {
         if new["spec"] != old["spec"] {
@@ -230,6 +231,7 @@ fn validate_node_update(new: &Value, old: &Value, errors: &mut Errors) {
 }
 
 pub(crate) const NODE: Strategy = Strategy {
+    unconditional_update: false,
     validate: validate_node,
     validate_update: validate_node_update,
     columns: &[
@@ -249,6 +251,7 @@ pub(crate) const NODE: Strategy = Strategy {
 };
 
 pub(crate) const CAPACITY: Strategy = Strategy {
+    unconditional_update: false,
     validate_create: |o, errors| {
         label_selector(&o["nodeTopology"], "nodeTopology", errors);
         let class = text(&o["storageClassName"]);
@@ -349,6 +352,7 @@ fn validate_attachment_change(new: &Value, old: &Value, errors: &mut Errors) {
 }
 
 pub(crate) const ATTACHMENT: Strategy = Strategy {
+    unconditional_update: false,
     default: |o| {
         if let Some(inline) = o.pointer_mut("/spec/source/inlineVolumeSpec") {
             set_default(inline, "volumeMode", "Filesystem");

@@ -7,13 +7,14 @@
 mod addresses;
 mod admission_policy;
 mod api_service;
-mod batch;
+mod autoscaling;
 mod certificate;
 mod cluster;
 mod conditions;
 mod config;
 mod crd;
 mod crd_schema;
+mod cron_job;
 mod csi;
 mod deployment;
 mod device_claim;
@@ -23,10 +24,11 @@ mod endpoints;
 mod event;
 mod flow_control;
 mod ip;
+mod job;
+mod job_status;
 mod limit_range;
 mod meta;
 mod namespace;
-
 mod networking;
 mod node;
 mod other_workloads;
@@ -47,6 +49,7 @@ mod tree;
 pub mod versions;
 mod volume_claim;
 mod webhook;
+mod workload;
 
 use api::FieldError;
 use api::facts::Kind;
@@ -131,6 +134,8 @@ pub(crate) struct Strategy {
     pub generation: bool,
     /// Whether a write to `status` may also change labels, annotations and finalizers (Pod, Node, Namespace).
     pub status_metadata: bool,
+    /// Whether a replacement may leave out the version that it replaces.
+    pub unconditional_update: bool,
     pub default: fn(&mut Value),
     pub create: fn(&mut Value),
     pub update: fn(&mut Value, &Value),
@@ -152,6 +157,7 @@ impl Strategy {
         names: Names::Subdomain,
         generation: false,
         status_metadata: false,
+        unconditional_update: true,
         default: |_| {},
         create: |_| {},
         update: |_, _| {},
@@ -190,8 +196,9 @@ fn of(kind: &Kind) -> Option<&'static Strategy> {
         ("apps", "DaemonSet") => &other_workloads::DAEMON_SET,
         ("apps", "StatefulSet") => &other_workloads::STATEFUL_SET,
         ("apps", "ControllerRevision") => &other_workloads::CONTROLLER_REVISION,
-        ("batch", "Job") => &batch::JOB,
-        ("batch", "CronJob") => &batch::CRON_JOB,
+        ("batch", "Job") => &job::STRATEGY,
+        ("batch", "CronJob") => &cron_job::STRATEGY,
+        ("autoscaling", "HorizontalPodAutoscaler") => &autoscaling::STRATEGY,
         ("coordination.k8s.io", "Lease") => &cluster::LEASE,
         ("scheduling.k8s.io", "PriorityClass") => &cluster::PRIORITY_CLASS,
         ("policy", "PodDisruptionBudget") => &other_workloads::DISRUPTION_BUDGET,
@@ -267,6 +274,12 @@ fn has_status(kind: &Kind) -> bool {
 #[must_use]
 pub fn status_holds_metadata(kind: &Kind) -> bool {
     base(kind).status_metadata
+}
+
+/// Whether a replacement may leave out the version that it replaces.
+#[must_use]
+pub fn allows_unconditional_update(kind: &Kind) -> bool {
+    base(kind).unconditional_update
 }
 
 /// Fills in what the writer left out.
@@ -428,7 +441,10 @@ fn desired_state_differs(kind: &Kind, new: &Value, old: &Value) -> bool {
     // Annotations of a Deployment are copied to its ReplicaSets, so a change of them is one to be observed.
     let annotations = kind.kind == "Deployment"
         && new["metadata"]["annotations"] != old["metadata"]["annotations"];
-    !same || annotations
+    // What reads slices finds them by their labels.
+    let labels =
+        kind.kind == "EndpointSlice" && new["metadata"]["labels"] != old["metadata"]["labels"];
+    !same || annotations || labels
 }
 
 /// What is wrong with a new object (defaulted and prepared).

@@ -5,13 +5,12 @@ use serde_json::Value;
 
 use crate::replicas::{COLUMNS, empty_status, row};
 use crate::tree::{int, not_negative, object, set, set_default, show_map};
+use crate::workload::{mismatch, none_negative, runs_for_ever};
 use crate::{Errors, Strategy, pod_spec};
 
 fn validate(o: &Value, errors: &mut Errors) {
     let spec = &o["spec"];
-    for key in ["minReadySeconds", "replicas"] {
-        not_negative(spec, "spec", key, errors);
-    }
+    none_negative(spec, "spec", &["minReadySeconds", "replicas"], errors);
     if crate::count(&spec["selector"]) == 0 {
         errors.push(FieldError::required("spec.selector", ""));
     }
@@ -23,21 +22,10 @@ fn validate(o: &Value, errors: &mut Errors) {
     let labels = &template["metadata"]["labels"];
     let selector = LabelSelector::from_map(&spec["selector"]);
     if selector.is_ok_and(|s| !s.matches_labels(labels)) {
-        let detail = "`selector` does not match template `labels`";
-        let path = format!("{path}.metadata.labels");
-        errors.push(FieldError::invalid(path, labels, detail));
+        errors.push(mismatch(path, labels));
     }
     pod_spec::validate_template(template, path, errors);
-    let restart = &template["spec"]["restartPolicy"];
-    if restart != "Always" {
-        let path = format!("{path}.spec.restartPolicy");
-        errors.push(FieldError::not_supported(path, restart, &["Always"]));
-    }
-    if template["spec"]["activeDeadlineSeconds"].is_number() {
-        let path = format!("{path}.spec.activeDeadlineSeconds");
-        let detail = "activeDeadlineSeconds in ReplicationController is not Supported";
-        errors.push(FieldError::forbidden(path, detail));
-    }
+    runs_for_ever(template, "ReplicationController", errors);
 }
 
 fn validate_status(status: &Value, errors: &mut Errors) {

@@ -31,6 +31,7 @@ fn validate_scheduling(scheduling: &Value, errors: &mut Errors) {
 }
 
 pub(crate) const STRATEGY: Strategy = Strategy {
+    unconditional_update: false,
     validate_create: |o, errors| {
         let handler = text(&o["handler"]);
         invalid_all("handler", handler, names::dns1123_label(handler), errors);

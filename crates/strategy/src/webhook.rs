@@ -423,6 +423,7 @@ fn default_hook(hook: &mut Value) {
 }
 
 pub(crate) const VALIDATING: Strategy = Strategy {
+    unconditional_update: false,
     generation: true,
     default: |o| each(o, "webhooks", default_hook),
     validate_create: |o, errors| validate(o, Tolerated::NOTHING, errors),

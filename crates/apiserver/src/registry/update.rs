@@ -218,7 +218,10 @@ impl Core {
                 .await
                 .map(|w| (w, true));
         }
-        let mut change = |_: &Value| Ok(value.clone());
+        let mut change = |_: &Value| {
+            require_version(kind, name, &value)?;
+            Ok(value.clone())
+        };
         let written = self
             .update(
                 context,
@@ -244,6 +247,19 @@ fn creates_on_update(kind: &Kind) -> bool {
             | ("node.k8s.io", "runtimeclasses")
             | ("rbac.authorization.k8s.io", _)
     )
+}
+
+/// Refuses a replacement that does not say what it replaces, where the kind demands that.
+fn require_version(kind: &Kind, name: &str, new: &Value) -> Result<(), Status> {
+    let given = text(new, &["metadata", "resourceVersion"]);
+    if strategy::allows_unconditional_update(kind) || !matches!(given, "" | "0") {
+        return Ok(());
+    }
+    let path = "metadata.resourceVersion";
+    let error = api::FieldError::invalid(path, &0.into(), "must be specified for an update");
+    // Upstream names the resource where the kind belongs.
+    let (group, resource) = (kind.group, kind.plural);
+    Err(Status::invalid(group, resource, name, vec![error]))
 }
 
 /// Checks that `new` is the same object as `old`; returns whether the writer insists on a version.

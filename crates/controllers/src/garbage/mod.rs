@@ -196,10 +196,11 @@ impl Collector {
                     false,
                     Backoff::new(Duration::from_millis(100), Duration::from_secs(30)),
                 );
-                if matches!(
+                let tells_kinds = matches!(
                     kind.plural.as_str(),
                     "customresourcedefinitions" | "apiservices"
-                ) {
+                );
+                if tells_kinds && event.kind != EventType::Bookmark {
                     self.kinds_changed.notify_one();
                 }
                 let look = match event.kind {
