@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod encryption;
 mod exposition;
 mod health;
+mod impersonation;
 mod metrics;
 mod object;
 mod patch;
@@ -295,10 +296,20 @@ async fn permitted(
         .authenticator
         .authenticate(&head, core.world.now())
         .await?;
-    let user = impersonated(&core, user, &head.headers).await?;
+    let user = impersonation::impersonated(&core, user, &head.headers).await?;
     let attributes = Attributes::of(&info);
-    if let Decision::NoOpinion(reason) = core.authorizer.authorize(&user, &attributes).await {
-        return Err(refused(&attributes, &user, &reason));
+    let mut needed = vec![attributes];
+    if info.opens_connection(&head.headers) {
+        // A WebSocket begins with a GET; who may only read opens none (KEP-4006).
+        needed.push(Attributes {
+            verb: "create".into(),
+            ..Attributes::of(&info)
+        });
+    }
+    for attributes in needed {
+        if let Decision::NoOpinion(reason) = core.authorizer.authorize(&user, &attributes).await {
+            return Err(refused(&attributes, &user, &reason));
+        }
     }
     if !info.is_resource() {
         return health::serve(&core, &info, &head.headers).await;
@@ -343,56 +354,6 @@ fn refused(attributes: &Attributes, user: &user::User, reason: &str) -> Status {
         status.message = format!("forbidden: {why}");
     }
     status
-}
-
-/// Whoever may `impersonate` acts as another (`kubectl --as`).
-async fn impersonated(
-    core: &Core,
-    user: user::User,
-    headers: &http::HeaderMap,
-) -> Result<user::User, Status> {
-    let text = |v: &HeaderValue| v.to_str().map(str::to_owned).unwrap_or_default();
-    let Some(name) = headers.get("impersonate-user").map(text) else {
-        return Ok(user);
-    };
-    let groups: Vec<String> = headers
-        .get_all("impersonate-group")
-        .iter()
-        .map(text)
-        .collect();
-    let mut wanted = vec![("users", name.clone(), String::new())];
-    if let Some(account) = name.strip_prefix("system:serviceaccount:")
-        && let Some((namespace, account)) = account.split_once(':')
-    {
-        wanted[0] = ("serviceaccounts", account.to_owned(), namespace.to_owned());
-    }
-    wanted.extend(groups.iter().map(|g| ("groups", g.clone(), String::new())));
-    for (resource, name, namespace) in wanted {
-        let attributes = Attributes {
-            verb: "impersonate".into(),
-            resource: resource.into(),
-            name,
-            namespace,
-            ..Attributes::default()
-        };
-        if let Decision::NoOpinion(reason) = core.authorizer.authorize(&user, &attributes).await {
-            return Err(refused(&attributes, &user, &reason));
-        }
-    }
-    let mut groups = groups;
-    if groups.is_empty()
-        && let Some(account) = name.strip_prefix("system:serviceaccount:")
-        && let Some((namespace, _)) = account.split_once(':')
-    {
-        groups = vec![
-            "system:serviceaccounts".into(),
-            format!("system:serviceaccounts:{namespace}"),
-        ];
-    }
-    if name == "system:anonymous" {
-        return Ok(user::User::anonymous());
-    }
-    Ok(user::User::named(name, groups))
 }
 
 /// Reads a whole request body.

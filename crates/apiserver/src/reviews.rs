@@ -153,7 +153,9 @@ async fn token(core: &Core, review: &mut Value) -> Result<(), Status> {
         .token(&given, &audiences, core.world.now())
         .await
     {
-        Ok(user) => json!({"authenticated": true, "user": user.to_json(), "audiences": audiences}),
+        Ok((user, meant)) => {
+            json!({"authenticated": true, "user": user.to_json(), "audiences": meant})
+        }
         Err(error) => json!({"authenticated": false, "user": {}, "error": error}),
     };
     Ok(())

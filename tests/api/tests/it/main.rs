@@ -8,6 +8,7 @@ mod budgets;
 mod certificates;
 mod deletion;
 mod election;
+mod escalation;
 mod floors;
 mod kinds;
 mod metrics;
