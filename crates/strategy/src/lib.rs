@@ -374,14 +374,8 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, sub: Option<&st
                 approval_sets_conditions(new, old);
             }
         }
-        Some("ephemeralcontainers") => {
-            let containers = map["spec"]["ephemeralContainers"].clone();
-            pod::only_ephemeral_containers(new, old, containers);
-            count_generation(kind, new, old);
-        }
-        Some("resize") => {
-            let sent = map.get("spec").cloned().unwrap_or_default();
-            pod::only_resources(new, old, &sent);
+        Some(part @ ("ephemeralcontainers" | "resize")) => {
+            narrow(new, old, part);
             count_generation(kind, new, old);
         }
         // Ends a namespace: nothing but its finalizers changes.
@@ -411,6 +405,16 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, sub: Option<&st
             (strategy.update)(new, old);
             count_generation(kind, new, old);
         }
+    }
+}
+
+/// Leaves of a write to a part of a Pod what the part holds, and takes all else from `old`. Before ownership is settled:
+/// nobody owns what is not written.
+pub fn narrow(new: &mut Value, old: &Value, subresource: &str) {
+    match subresource {
+        "ephemeralcontainers" => pod::only_ephemeral_containers(new, old),
+        "resize" => pod::only_resources(new, old),
+        _ => {}
     }
 }
 

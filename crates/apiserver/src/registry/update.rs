@@ -77,6 +77,7 @@ impl Core {
         keep_system_metadata(old, &mut new);
         object::drop_empty_metadata(&mut new);
         strategy::default(kind, &mut new);
+        strategy::narrow(&mut new, old, subresource);
         let owners = managed::track(
             self,
             context,
