@@ -102,6 +102,16 @@ fn take(into: &mut Value, from: &Value, key: &str) {
     }
 }
 
+/// The class of a Pod is fixed: a writer of its status may leave it out.
+fn keep_class(new: &mut Value, old: &Value) {
+    let class = text(&old["status"]["qosClass"]).to_owned();
+    if let Some(status) = object(new, "status")
+        && !class.is_empty()
+    {
+        set_default(status, "qosClass", class);
+    }
+}
+
 fn ended(state: &Value) -> Option<String> {
     let terminated = state.get("terminated").filter(|t| t.is_object())?;
     Some(match text(&terminated["reason"]) {
@@ -301,6 +311,7 @@ pub(crate) const STRATEGY: Strategy = Strategy {
     validate: pod_spec::validate_pod,
     validate_create: pod_spec::validate_new_pod,
     validate_update: pod_spec::validate_update,
+    update_status: keep_class,
     validate_status: pod_spec::validate_status,
     columns: &[
         NAME,
