@@ -474,7 +474,7 @@ pub fn validate_update(
 ) -> Vec<FieldError> {
     let strategy = base(kind);
     let mut errors = Vec::new();
-    meta::validate_update(new, old, &mut errors);
+    meta::validate_update(kind, new, old, &mut errors);
     match sub {
         Some("status") => (strategy.validate_status)(new, old, &mut errors),
         Some("approval") => (strategy.validate_approval)(new, old, &mut errors),
