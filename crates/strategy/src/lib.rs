@@ -451,6 +451,13 @@ fn desired_state_differs(kind: &Kind, new: &Value, old: &Value) -> bool {
     !same || annotations || labels
 }
 
+/// Notes when a new object (prepared; `old` is absent) or a new version of one came to where it stands.
+pub fn stamp(kind: &Kind, new: &mut Value, old: Option<&Value>, now: Timestamp) {
+    if (kind.group, kind.kind) == ("", "PersistentVolume") {
+        persistent_volume::stamp_phase(new, old, now);
+    }
+}
+
 /// What is wrong with a new object (defaulted and prepared).
 #[must_use]
 pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {

@@ -96,6 +96,7 @@ impl Core {
         // A binding is the one way to set what is immutable otherwise, and checks itself what it sets.
         if subresource != "binding" {
             strategy::prepare_update(kind, &mut new, old, sub);
+            strategy::stamp(kind, &mut new, Some(old), self.world.now());
             let errors = strategy::validate_update(kind, &new, old, sub);
             if !errors.is_empty() {
                 return Err(Status::invalid(
