@@ -374,14 +374,8 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, sub: Option<&st
                 approval_sets_conditions(new, old);
             }
         }
-        Some("ephemeralcontainers") => {
-            let containers = map["spec"]["ephemeralContainers"].clone();
-            pod::only_ephemeral_containers(new, old, containers);
-            count_generation(kind, new, old);
-        }
-        Some("resize") => {
-            let sent = map.get("spec").cloned().unwrap_or_default();
-            pod::only_resources(new, old, &sent);
+        Some(part @ ("ephemeralcontainers" | "resize")) => {
+            narrow(new, old, part);
             count_generation(kind, new, old);
         }
         // Ends a namespace: nothing but its finalizers changes.
@@ -411,6 +405,16 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, sub: Option<&st
             (strategy.update)(new, old);
             count_generation(kind, new, old);
         }
+    }
+}
+
+/// Leaves of a write to a part of a Pod what the part holds, and takes all else from `old`. Before ownership is settled:
+/// nobody owns what is not written.
+pub fn narrow(new: &mut Value, old: &Value, subresource: &str) {
+    match subresource {
+        "ephemeralcontainers" => pod::only_ephemeral_containers(new, old),
+        "resize" => pod::only_resources(new, old),
+        _ => {}
     }
 }
 
@@ -447,6 +451,13 @@ fn desired_state_differs(kind: &Kind, new: &Value, old: &Value) -> bool {
     !same || annotations || labels
 }
 
+/// Notes when a new object (prepared; `old` is absent) or a new version of one came to where it stands.
+pub fn stamp(kind: &Kind, new: &mut Value, old: Option<&Value>, now: Timestamp) {
+    if (kind.group, kind.kind) == ("", "PersistentVolume") {
+        persistent_volume::stamp_phase(new, old, now);
+    }
+}
+
 /// What is wrong with a new object (defaulted and prepared).
 #[must_use]
 pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
@@ -470,7 +481,7 @@ pub fn validate_update(
 ) -> Vec<FieldError> {
     let strategy = base(kind);
     let mut errors = Vec::new();
-    meta::validate_update(new, old, &mut errors);
+    meta::validate_update(kind, new, old, &mut errors);
     match sub {
         Some("status") => (strategy.validate_status)(new, old, &mut errors),
         Some("approval") => (strategy.validate_approval)(new, old, &mut errors),

@@ -60,7 +60,7 @@ pub(crate) fn validate(kind: &Kind, rule: Names, object: &Value, errors: &mut Er
             "not allowed on this type",
         ));
     }
-    shared(meta, errors);
+    shared(kind, meta, errors);
 }
 
 /// Annotations: keys in any case, and not too much of them.
@@ -90,7 +90,7 @@ pub(crate) fn validate_template(meta: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-fn shared(meta: &Value, errors: &mut Errors) {
+fn shared(kind: &Kind, meta: &Value, errors: &mut Errors) {
     if meta["generation"].as_i64().is_some_and(|g| g < 0) {
         let detail = "must be greater than or equal to 0";
         errors.push(FieldError::invalid(
@@ -138,21 +138,37 @@ fn shared(meta: &Value, errors: &mut Errors) {
             detail,
         ));
     }
-    for finalizer in items(&meta["finalizers"]) {
-        validate_finalizer(text(finalizer), "metadata.finalizers", errors);
+    for (i, finalizer) in items(&meta["finalizers"]).iter().enumerate() {
+        let name = text(finalizer);
+        let path = "metadata.finalizers";
+        invalid_all(path, name, names::qualified_name(name), errors);
+        if !GENERIC.contains(&kind.group) {
+            validate_standard(name, &format!("{path}[{i}]"), errors);
+        }
     }
 }
+
+/// Groups that lie outside of upstream's own kinds: what these know of finalizers does not hold there.
+const GENERIC: [&str; 3] = [
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+];
 
 /// Who must do something before an object goes: a qualified name, or one of the few that are known without.
 pub(crate) fn validate_finalizer(name: &str, path: &str, errors: &mut Errors) {
     invalid_all(path, name, names::qualified_name(name), errors);
+    validate_standard(name, path, errors);
+}
+
+fn validate_standard(name: &str, path: &str, errors: &mut Errors) {
     if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
         let detail = "name is neither a standard finalizer name nor is it fully qualified";
         errors.push(FieldError::invalid_str(path, name, detail));
     }
 }
 
-pub(crate) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
+pub(crate) fn validate_update(kind: &Kind, new: &Value, old: &Value, errors: &mut Errors) {
     let (a, b) = (&new["metadata"], &old["metadata"]);
     for key in [
         "name",
@@ -184,5 +200,5 @@ pub(crate) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
             errors.push(FieldError::forbidden("metadata.finalizers", detail));
         }
     }
-    shared(a, errors);
+    shared(kind, a, errors);
 }

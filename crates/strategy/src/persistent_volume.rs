@@ -376,6 +376,20 @@ fn with_stable_labels(old: &Value, new: &Value) -> Value {
     old
 }
 
+/// A volume says since when it is in its phase.
+pub(crate) fn stamp_phase(new: &mut Value, old: Option<&Value>, now: jiff::Timestamp) {
+    let key = "lastPhaseTransitionTime";
+    let was = old.map_or(&Value::Null, |o| &o["status"]);
+    let status = &new["status"];
+    let own = !status[key].is_null() && status[key] != was[key];
+    if status["phase"] != was["phase"]
+        && !own
+        && let Some(status) = object(new, "status")
+    {
+        set(status, key, api::time::seconds(now));
+    }
+}
+
 pub(crate) const STRATEGY: Strategy = Strategy {
     default: |o| {
         if let Some(spec) = object(o, "spec") {

@@ -49,11 +49,22 @@ fn create(o: &mut Value) {
     }
 }
 
-/// Of an update of the ephemeral containers, these alone count.
-pub(crate) fn only_ephemeral_containers(new: &mut Value, old: &Value, containers: Value) {
+/// Takes all but the names and the version from the old Pod.
+fn put_back(new: &mut Value, old: &Value) {
     for key in ["spec", "status"] {
         set(new, key, old[key].clone());
     }
+    if let Some(metadata) = object(new, "metadata") {
+        for key in ["labels", "annotations", "ownerReferences", "finalizers"] {
+            take(metadata, &old["metadata"], key);
+        }
+    }
+}
+
+/// Of an update of the ephemeral containers, these alone count.
+pub(crate) fn only_ephemeral_containers(new: &mut Value, old: &Value) {
+    let containers = new["spec"]["ephemeralContainers"].clone();
+    put_back(new, old);
     if let Some(spec) = object(new, "spec") {
         if containers.is_null() {
             remove(spec, "ephemeralContainers");
@@ -63,39 +74,41 @@ pub(crate) fn only_ephemeral_containers(new: &mut Value, old: &Value, containers
     }
 }
 
-/// Of a resize, what the containers and the Pod ask for and may use counts. Containers that are not those of before
-/// are left for the validation to refuse.
-pub(crate) fn only_resources(new: &mut Value, old: &Value, sent: &Value) {
-    for key in ["spec", "status"] {
-        set(new, key, old[key].clone());
-    }
+/// Of a resize, what the containers and the Pod ask for and may use counts. Containers are found by their names: such
+/// as are new are left out, such as are missing stay.
+pub(crate) fn only_resources(new: &mut Value, old: &Value) {
+    let sent = new["spec"].clone();
+    put_back(new, old);
     let Some(spec) = object(new, "spec") else {
         return;
     };
     for list in ["containers", "initContainers"] {
-        let sent = items(&sent[list]);
-        let names = |list: &[Value]| list.iter().map(|c| c["name"].clone()).collect::<Vec<_>>();
-        if names(sent) != names(items(&old["spec"][list])) {
-            set(spec, list, sent.to_vec());
-            continue;
-        }
-        let mut sent = sent.iter();
         each(spec, list, |container| {
-            let Some(sent) = sent.next() else {
-                return;
-            };
-            for key in ["resources", "resizePolicy"] {
-                take(container, sent, key);
+            let sent = items(&sent[list]);
+            if let Some(sent) = sent.iter().find(|c| c["name"] == container["name"]) {
+                for key in ["resources", "resizePolicy"] {
+                    take(container, sent, key);
+                }
             }
         });
     }
-    take(spec, sent, "resources");
+    take(spec, &sent, "resources");
 }
 
 fn take(into: &mut Value, from: &Value, key: &str) {
     match from.get(key) {
         Some(value) => set(into, key, value.clone()),
         None => remove(into, key),
+    }
+}
+
+/// The class of a Pod is fixed: a writer of its status may leave it out.
+fn keep_class(new: &mut Value, old: &Value) {
+    let class = text(&old["status"]["qosClass"]).to_owned();
+    if let Some(status) = object(new, "status")
+        && !class.is_empty()
+    {
+        set_default(status, "qosClass", class);
     }
 }
 
@@ -298,6 +311,7 @@ pub(crate) const STRATEGY: Strategy = Strategy {
     validate: pod_spec::validate_pod,
     validate_create: pod_spec::validate_new_pod,
     validate_update: pod_spec::validate_update,
+    update_status: keep_class,
     validate_status: pod_spec::validate_status,
     columns: &[
         NAME,

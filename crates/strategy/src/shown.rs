@@ -39,6 +39,14 @@ pub(crate) const TAINT: Struct = Struct(&[
     ("TimeAdded", "timeAdded", Plain),
 ]);
 
+pub(crate) const TOLERATION: Struct = Struct(&[
+    ("Key", "key", Text),
+    ("Operator", "operator", Text),
+    ("Value", "value", Text),
+    ("Effect", "effect", Text),
+    ("TolerationSeconds", "tolerationSeconds", Plain),
+]);
+
 pub(crate) const ADDRESS: Struct = Struct(&[("Type", "type", Text), ("Address", "address", Text)]);
 
 pub(crate) const IP: Struct = Struct(&[("IP", "ip", Text)]);
@@ -138,6 +146,33 @@ const CONFIG_MAP_SOURCE: Struct = Struct(&[
 
 pub(crate) const NODE_CONFIG: Struct =
     Struct(&[("ConfigMap", "configMap", Pointer(&CONFIG_MAP_SOURCE))]);
+
+const ALLOCATABLE: Struct = Struct(&[("Count", "count", Plain)]);
+
+pub(crate) const NODE_DRIVER: Struct = Struct(&[
+    ("Name", "name", Text),
+    ("NodeID", "nodeID", Text),
+    ("TopologyKeys", "topologyKeys", Plain),
+    ("Allocatable", "allocatable", Pointer(&ALLOCATABLE)),
+]);
+
+const ATTACHMENT_SOURCE: Struct = Struct(&[
+    ("PersistentVolumeName", "persistentVolumeName", Plain),
+    ("InlineVolumeSpec", "inlineVolumeSpec", Plain),
+]);
+
+pub(crate) const ATTACHMENT: Struct = Struct(&[
+    ("Attacher", "attacher", Text),
+    ("Source", "source", Pointer(&ATTACHMENT_SOURCE)),
+    ("NodeName", "nodeName", Text),
+]);
+
+pub(crate) const PARENT: Struct = Struct(&[
+    ("Group", "group", Text),
+    ("Resource", "resource", Text),
+    ("Namespace", "namespace", Text),
+    ("Name", "name", Text),
+]);
 
 pub(crate) const NON_RESOURCE_ATTRIBUTES: Struct =
     Struct(&[("Path", "path", Text), ("Verb", "verb", Text)]);

@@ -53,11 +53,13 @@ pub(super) fn validate(annotations: &Value, spec: &Value, path: &str, errors: &m
     }
 }
 
-/// A number without a sign before it or zeros.
+/// A number that does not start with a plus or, unless it is one, a zero.
 fn is_cost(text: &str) -> bool {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    let plain = digits == "0" && text == "0" || !digits.starts_with('0');
-    plain && !text.starts_with('+') && text.parse::<i32>().is_ok()
+    match text.bytes().next() {
+        Some(b'0') => text == "0",
+        Some(b'-' | b'1'..=b'9') => text.parse::<i32>().is_ok(),
+        _ => false,
+    }
 }
 
 fn validate_tolerations(json: &str, path: &str, errors: &mut Errors) {

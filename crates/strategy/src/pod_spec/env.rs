@@ -203,7 +203,6 @@ fn validate_key_ref(of: &Value, path: &str, errors: &mut Errors) {
 
 /// A key of a file that another container of the Pod writes.
 fn validate_file_ref(of: &Value, path: &str, errors: &mut Errors) {
-    const MOST_KEY: usize = 128;
     let at = |key: &str| format!("{path}.{key}");
     required_name(
         &of["volumeName"],
@@ -218,9 +217,6 @@ fn validate_file_ref(of: &Value, path: &str, errors: &mut Errors) {
         local_path(file, &at("path"), errors);
     }
     required_name(&of["key"], &at("key"), names::env_var_name, errors);
-    if text(&of["key"]).len() > MOST_KEY {
-        errors.push(FieldError::too_long(at("key"), MOST_KEY));
-    }
 }
 
 /// The volume of a file that variables come from must be one that containers can write to.

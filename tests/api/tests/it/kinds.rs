@@ -384,7 +384,7 @@ async fn walk(server: &Server, table: &Table) -> Result<(), String> {
     )?;
     let operations = json!([
         {"op": "test", "path": "/metadata/labels/walked", "value": "strategic"},
-        {"op": "replace", "path": "/metadata/labels/walked", "value": "json"},
+        {"op": "replace", "path": "/metadata/labels/walked", "value": table.file},
     ]);
     let patched = send("PATCH", &path, "application/json-patch+json", &operations).await?;
     same(&patched, "a JSON patch of labels")?;
@@ -425,7 +425,7 @@ async fn walk(server: &Server, table: &Table) -> Result<(), String> {
     // Selectors find it, and what it was before the first change is 410 or its own version.
     let found = send(
         "GET",
-        &format!("{collection}?labelSelector=walked%3Djson"),
+        &format!("{collection}?labelSelector=walked%3D{}", table.file),
         json_type,
         &Value::Null,
     )
@@ -457,7 +457,10 @@ async fn walk(server: &Server, table: &Table) -> Result<(), String> {
         return Err(format!("protobuf says\n  {read}\nJSON says\n  {current}"));
     }
     if verbs.contains(&"deletecollection") {
-        let path = format!("{collection}?labelSelector=walked%3Djson&gracePeriodSeconds=0");
+        let path = format!(
+            "{collection}?labelSelector=walked%3D{}&gracePeriodSeconds=0",
+            table.file
+        );
         send("DELETE", &path, json_type, &Value::Null).await?;
     } else {
         send("DELETE", &path, json_type, &Value::Null).await?;

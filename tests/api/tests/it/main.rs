@@ -13,6 +13,7 @@ mod floors;
 mod kinds;
 mod metrics;
 mod objects;
+mod pod_parts;
 mod protobuf;
 mod proxy;
 mod transports;
