@@ -15,6 +15,9 @@ use crate::{Quantity, time};
 
 /// How deep objects may nest.
 pub const MAX_DEPTH: usize = 120;
+/// How deep YAML may nest: its reader takes many kilobytes of stack a level. Schemas of custom resources, the deepest that
+/// people write, have about 40 levels; programs send JSON, also where YAML is asked for.
+const MAX_YAML_DEPTH: usize = 64;
 
 /// How a body is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,23 +56,35 @@ fn yaml(body: &[u8], state: &mut State) -> Result<Value, String> {
     state.duplicates.clear();
     let text = std::str::from_utf8(body)
         .map_err(|_| "error converting YAML to JSON: yaml: invalid UTF-8".to_owned())?;
-    // As Go's library reads YAML: duplicate keys are the visitor's matter, `0644` is octal. Aliases are bounded by its own
-    // limits.
+    // As Go's library reads YAML: duplicate keys are the visitor's matter, `0644` is octal. What an alias stands for counts
+    // each time, so the limit of nodes bounds what a small text can unfold to; that few anchors have many aliases is fine.
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
         legacy_octal_numbers: true,
         with_snippet: false,
+        budget: serde_saphyr::budget! {
+            max_depth: MAX_YAML_DEPTH,
+            flow_nesting_limit: MAX_YAML_DEPTH,
+            enforce_alias_anchor_ratio: false,
+        },
     };
     serde_saphyr::with_deserializer_from_str_with_options(text, options, |reader| {
         Seed(state).deserialize(reader)
     })
-    .map_err(|e| {
-        let text = e.to_string();
-        format!(
-            "error converting YAML to JSON: yaml: {}",
-            text.lines().next().unwrap_or_default()
-        )
-    })
+    .map_err(|e| format!("error converting YAML to JSON: yaml: {}", yaml_error(&e)))
+}
+
+fn yaml_error(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    // What is found inside an alias comes as text.
+    match first.split_once("budget breached: ") {
+        Some((_, breach)) if breach.starts_with("Depth") => {
+            format!("exceeded max depth of {MAX_YAML_DEPTH}")
+        }
+        Some(_) => "document contains excessive aliasing, or too many nodes".into(),
+        None => first.to_owned(),
+    }
 }
 
 /// Go's texts for what `encoding/json` meets most often.
@@ -552,6 +567,16 @@ mod tests {
     }
 
     #[test]
+    fn floats_are_read_exactly() {
+        let digits =
+            "855555555555555555555555555555555555555555555555555555555555555555555555555555555555";
+        let (value, _) = parse(digits.as_bytes(), Content::Json).unwrap();
+        assert_eq!(value.as_f64(), digits.parse().ok());
+        let (again, _) = parse(value.to_string().as_bytes(), Content::Json).unwrap();
+        assert_eq!(again, value);
+    }
+
+    #[test]
     fn bad_bodies_are_told() {
         assert_eq!(
             parse(b"", Content::Json).unwrap_err(),
@@ -574,6 +599,27 @@ mod tests {
         assert_eq!(
             parse(deep.as_bytes(), Content::Json).unwrap_err(),
             "exceeded max depth of 120"
+        );
+        let deep: String = (0..200).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
+        assert_eq!(
+            parse(deep.as_bytes(), Content::Yaml).unwrap_err(),
+            "error converting YAML to JSON: yaml: exceeded max depth of 64"
+        );
+        let schema: String = (0..60).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
+        assert!(parse(schema.as_bytes(), Content::Yaml).is_ok());
+        let list = format!("a: &a [x]\nb: [{}]", vec!["*a"; 5000].join(","));
+        assert!(parse(list.as_bytes(), Content::Yaml).is_ok());
+        let bomb: String = (1..12)
+            .map(|i| {
+                format!(
+                    "a{i}: &a{i} [{}]\n",
+                    vec![format!("*a{}", i - 1); 9].join(",")
+                )
+            })
+            .collect();
+        assert_eq!(
+            parse(format!("a0: &a0 [x]\n{bomb}").as_bytes(), Content::Yaml).unwrap_err(),
+            "error converting YAML to JSON: yaml: document contains excessive aliasing, or too many nodes"
         );
         assert_eq!(
             parse(b"a: 1\nb: {c: [x]}", Content::Yaml).unwrap().0,
