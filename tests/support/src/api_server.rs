@@ -101,9 +101,9 @@ impl Server {
     /// # Panics
     /// If it cannot be served.
     pub async fn https(&self) -> Client {
-        let (server, admin) = self.serve().await;
+        let (address, admin) = self.listen().await;
         let config = client::HttpsConfig {
-            server,
+            server: format!("https://{address}"),
             ca: self.ca.cert_pem.clone(),
             identity: Some((admin.cert_pem, admin.key_pem)),
             ..client::HttpsConfig::default()
@@ -116,12 +116,22 @@ impl Server {
     /// # Panics
     /// If it cannot be served.
     pub async fn kubeconfig(&self) -> String {
-        let (server, admin) = self.serve().await;
-        pki::kubeconfig::with_certificate("test", &server, &self.ca.cert_pem, "admin", &admin)
+        let (address, admin) = self.listen().await;
+        let url = format!("https://{address}");
+        pki::kubeconfig::with_certificate("test", &url, &self.ca.cert_pem, "admin", &admin)
     }
 
-    /// Serves on loopback; the URL, and an administrator's certificate.
-    async fn serve(&self) -> (String, pki::Leaf) {
+    /// The authority of its certificates, PEM.
+    #[must_use]
+    pub fn ca(&self) -> &str {
+        &self.ca.cert_pem
+    }
+
+    /// Serves on loopback; where, and an administrator's certificate.
+    ///
+    /// # Panics
+    /// If it cannot be served.
+    pub async fn listen(&self) -> (SocketAddr, pki::Leaf) {
         let loopback = Ipv4Addr::LOCALHOST;
         // Real clocks check these certificates.
         let now = World::real().now();
@@ -145,7 +155,7 @@ impl Server {
             .expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(listener.serve(tls.expect("TLS"), self.api.clone(), self.shutdown.clone()));
-        (format!("https://{address}"), admin)
+        (address, admin)
     }
 
     /// A client that may do everything.
