@@ -20,20 +20,27 @@ struct Block {
     der: Vec<u8>,
 }
 
-/// The first block in `text` and what follows it; `None` if there is none (any more).
-fn block(text: &[u8]) -> Option<(Block, &[u8])> {
-    let (reader, pem) = {
-        let mut cursor = std::io::Cursor::new(text);
-        let (pem, read) = x509_parser::pem::Pem::read(&mut cursor).ok()?;
-        (read, pem)
-    };
-    let (this, rest) = text.split_at_checked(reader)?;
-    let block = Block {
-        label: pem.label,
-        has_headers: this.contains(&b':'),
-        der: pem.contents,
-    };
-    Some((block, rest))
+/// The first whole block in `text` and what follows it; `None` if there is none (any more). As Go's reader, passes over what
+/// only begins like one.
+fn block(mut text: &[u8]) -> Option<(Block, &[u8])> {
+    const BEGIN: &[u8] = b"-----BEGIN ";
+    let find = |text: &[u8]| text.windows(BEGIN.len()).position(|w| w == BEGIN);
+    loop {
+        text = &text[find(text)?..];
+        // No block holds the beginning of another, so that each byte is looked at once.
+        let next = find(&text[BEGIN.len()..]).map_or(text.len(), |at| at + BEGIN.len());
+        let (this, rest) = text.split_at(next);
+        let mut cursor = std::io::Cursor::new(this);
+        if let Ok((pem, read)) = x509_parser::pem::Pem::read(&mut cursor) {
+            let block = Block {
+                label: pem.label,
+                has_headers: this[..read.min(this.len())].contains(&b':'),
+                der: pem.contents,
+            };
+            return Some((block, rest));
+        }
+        text = rest;
+    }
 }
 
 /// Reads a request and checks that who made it holds its key.
@@ -169,6 +176,16 @@ mod tests {
         assert_eq!(
             check_certificates(format!("{cert}{cert}").as_bytes()),
             Ok(())
+        );
+        // What is broken is passed over, but not what follows it.
+        let broken = "-----BEGIN CERTIFICATE-----\n%%%\n";
+        let text = format!("{cert}{broken}");
+        assert_eq!(check_certificates(text.as_bytes()), Ok(()));
+        let text = format!("{cert}{broken}{}", request());
+        assert_eq!(
+            check_certificates(text.as_bytes()),
+            Err(wanted.to_owned()),
+            "{text}"
         );
     }
 }

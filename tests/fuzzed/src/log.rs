@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use store::{Beside, Compare, Embedded, Error, Indexer, Op, Store, Txn, Unsealed};
+use store::{Beside, Embedded, Error, Indexer, Op, Store, Txn, Unsealed};
 use world::World;
 use world::disk::FaultyDisk;
 
@@ -142,7 +142,7 @@ fn must<T>(result: Result<T, Error>) -> T {
 async fn works(store: Embedded, disk: &FaultyDisk, world: &World) {
     let before = store.revision();
     let written = store.txn(Txn {
-        compares: vec![Compare::Absent("/new".into())],
+        compares: Vec::new(),
         ops: vec![put("/new", b"new")],
         lazy: false,
     });
