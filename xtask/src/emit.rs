@@ -64,7 +64,8 @@ pub fn emit(types: &Types) -> Result<Generated, String> {
                 ty(&field.ty, &ids)?,
                 field.required,
                 field.pb,
-                table::OMIT_ZERO.contains(&key.as_str()),
+                // Another version of the type may leave out what this one must have.
+                !field.required && table::OMIT_ZERO.contains(&key.as_str()),
             )
             .map_err(bad)?;
             if !field.description.is_empty() {

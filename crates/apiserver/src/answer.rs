@@ -317,7 +317,7 @@ fn table(
     let rows: Vec<Value> = objects
         .iter()
         .map(|object| {
-            let mut row = json!({"cells": strategy::row(kind, object, now)});
+            let mut row = json!({"cells": cells(kind, object, now)});
             match include {
                 Include::None => {}
                 Include::Metadata => row["object"] = partial(object),
@@ -330,6 +330,16 @@ fn table(
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": columns, "rows": rows,
     })
+}
+
+/// The cells of an object, which are the same in whichever version it is asked for.
+fn cells(kind: &'static Kind, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    if versions::stored_as(kind) == kind || object["apiVersion"] != kind.api_version() {
+        return strategy::row(kind, object, now);
+    }
+    let mut stored = object.clone();
+    versions::to_stored(kind, &mut stored);
+    strategy::row(kind, &stored, now)
 }
 
 /// A page of a list.

@@ -8,7 +8,7 @@ use serde_json::json;
 use skiff_http::Body;
 
 use crate::request::RequestInfo;
-use crate::{Core, answer, discovery};
+use crate::{Core, answer, discovery, exposition};
 
 /// Answers a path.
 ///
@@ -29,10 +29,11 @@ pub async fn serve(
     match path {
         "" => Ok(answer::value(&json!({"paths": [
             "/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics",
-            "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version",
+            "/metrics/slis",            "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version",
         ]}))),
         "/version" => Ok(answer::value(&version())),
-        "/metrics" => Ok(answer::text(StatusCode::OK, core.world.metrics.render())),
+        "/metrics" => exposition::metrics(core).await,
+        "/metrics/slis" => Ok(exposition::slis(core).await),
         "/openid/v1/jwks" => Ok(answer::value(&core.tokens.jwks())),
         "/.well-known/openid-configuration" => Ok(answer::value(&json!({
             "issuer": crate::authn::ISSUER,
@@ -55,7 +56,7 @@ pub async fn serve(
 }
 
 /// `/version`: the Kubernetes version that is served, and what serves it.
-fn version() -> serde_json::Value {
+pub(crate) fn version() -> serde_json::Value {
     let full = api::KUBERNETES_VERSION;
     let mut parts = full.split('.');
     json!({
@@ -74,39 +75,43 @@ fn platform() -> &'static str {
     }
 }
 
+/// A check's name, and why it failed if it did.
+type Check = (&'static str, Result<(), String>);
+
+/// Makes and records the checks of `probe`: `healthz`, `livez` or `readyz`.
+pub(crate) async fn checks(core: &Core, probe: &str) -> Vec<Check> {
+    let stored = core.store.get("/registry/namespaces/default").await;
+    let ready = core.ready.load(Ordering::Acquire);
+    let mut checks = vec![
+        ("ping", Ok(())),
+        ("etcd", stored.map(drop).map_err(|e| e.to_string())),
+        (
+            "poststarthook/bootstrap",
+            ready.then_some(()).ok_or_else(|| "not finished".into()),
+        ),
+    ];
+    if probe == "readyz" {
+        let stays = !core.shutdown.is_cancelled();
+        checks.push((
+            "shutdown",
+            stays
+                .then_some(())
+                .ok_or_else(|| "process is shutting down".into()),
+        ));
+    }
+    for (name, outcome) in &checks {
+        exposition::record(core, probe, name, outcome.is_ok());
+    }
+    checks
+}
+
 async fn health(
     core: &Core,
     info: &RequestInfo,
     probe: &str,
     only: Option<&str>,
 ) -> Result<Response<Body>, Status> {
-    let stored = core.store.get("/registry/namespaces/default").await;
-    let shutting_down = core.shutdown.is_cancelled();
-    let mut checks = vec![
-        ("ping", Ok(())),
-        (
-            "etcd",
-            stored.as_ref().map(|_| ()).map_err(ToString::to_string),
-        ),
-        (
-            "poststarthook/bootstrap",
-            if core.ready.load(Ordering::Acquire) {
-                Ok(())
-            } else {
-                Err("not finished".into())
-            },
-        ),
-    ];
-    if probe == "readyz" {
-        checks.push((
-            "shutdown",
-            if shutting_down {
-                Err("process is shutting down".to_owned())
-            } else {
-                Ok(())
-            },
-        ));
-    }
+    let checks = checks(core, probe).await;
     if let Some(only) = only {
         let check = checks.into_iter().find(|(name, _)| *name == only);
         return match check {

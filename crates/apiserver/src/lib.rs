@@ -11,7 +11,9 @@ pub mod authz;
 pub mod bootstrap;
 pub mod discovery;
 pub mod encryption;
+mod exposition;
 mod health;
+mod metrics;
 mod object;
 mod patch;
 pub mod registry;
@@ -34,7 +36,7 @@ use futures::FutureExt as _;
 use http::{HeaderValue, Request, Response};
 use http_body::Body as _;
 use pki::TokenKey;
-use skiff_http::{Body, Cut, Handler, body};
+use skiff_http::{Body, Cut, Handler, body, upgrade};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 use world::metrics::Counter;
@@ -91,6 +93,8 @@ pub struct Core {
     pub tokens: Arc<TokenKey>,
     pub client_ca: String,
     pub kubelet_tls: Arc<rustls::ClientConfig>,
+    /// How Pods and Services are asked by TLS when a request is proxied to them: whatever certificate they have.
+    pub pod_tls: Arc<rustls::ClientConfig>,
     pub authenticator: Authenticator,
     pub authorizer: Authorizer,
     pub allocator: Allocator,
@@ -98,6 +102,9 @@ pub struct Core {
     pub shutdown: Shutdown,
     advertise: SocketAddr,
     ready: AtomicBool,
+    requests: metrics::Requests,
+    /// The outcomes of health checks, which have a path of their own.
+    slis: world::metrics::Metrics,
     /// Objects encoded to be stored.
     encodes: Counter,
     openapi: std::sync::OnceLock<api::openapi::OpenApi>,
@@ -165,6 +172,8 @@ impl ApiServer {
                 tokens: tokens.clone(),
                 store: store.clone(),
             },
+            requests: metrics::Requests::new(world.metrics.clone()),
+            slis: world::metrics::Metrics::default(),
             encodes: world.metrics.counter(
                 "skiff_apiserver_encodes_total",
                 "Objects encoded to be stored.",
@@ -181,6 +190,8 @@ impl ApiServer {
             tokens,
             client_ca,
             kubelet_tls,
+            pod_tls: skiff_http::tls::unverified_client_config(None, true)
+                .map_err(Status::internal)?,
             shutdown,
             advertise,
             ready: AtomicBool::new(false),
@@ -200,61 +211,39 @@ impl ApiServer {
 
 #[async_trait::async_trait]
 impl Handler for ApiServer {
-    async fn handle(&self, request: Request<Body>) -> Response<Body> {
+    async fn handle(&self, mut request: Request<Body>) -> Response<Body> {
         let info = request::resolve(
             request.method(),
             request.uri().path(),
             request.uri().query().unwrap_or(""),
         );
         let core = self.core.clone();
-        let labels = format!(
-            "verb=\"{}\",group=\"{}\",resource=\"{}\",subresource=\"{}\"",
-            info.verb.to_ascii_uppercase(),
-            if known(&info) {
-                info.group.as_str()
-            } else {
-                ""
-            },
-            if known(&info) {
-                info.resource.as_str()
-            } else {
-                ""
-            },
-            if known(&info) {
-                info.subresource.as_str()
-            } else {
-                ""
-            },
-        );
+        let streams = info.is_stream();
+        let measured = core
+            .requests
+            .begin(&info, request.method(), request.headers());
+        if streams {
+            // What leaves HTTP ends later than its answer.
+            request
+                .extensions_mut()
+                .insert(upgrade::Held(measured.clone()));
+        }
         let failures = answer::encoding_of_failures(request.headers());
         let answered = if info.is_read_only() {
-            guarded(core.clone(), info, request).await
+            guarded(core, info, request).await
         } else {
             // A write goes on when its caller is dropped, so that nothing is half done (DESIGN §6).
-            let core = core.clone();
             let task = tokio::spawn(async move { guarded(core, info, request).await });
             task.await
                 .unwrap_or_else(|e| answer::failure(&Status::internal(e), failures))
         };
-        let code = answered.status().as_u16();
-        let about =
-            "Counter of apiserver requests broken out for each verb, group, resource and code.";
-        core.world
-            .metrics
-            .counter(
-                "apiserver_request_total",
-                about,
-                &format!("{labels},code=\"{code}\""),
-            )
-            .inc();
+        let size = http_body::Body::size_hint(answered.body()).exact();
+        measured.answered(answered.status().as_u16(), size);
+        if streams {
+            return answered.map(|stream| body::holding(stream, measured));
+        }
         answered
     }
-}
-
-/// Whether a request names a kind of ours: what it names is a metric's label only then, since anybody can ask for anything.
-fn known(info: &RequestInfo) -> bool {
-    api::facts::kind(&info.group, &info.version, &info.resource)
-        .is_some_and(|k| info.subresource.is_empty() || k.subresource(&info.subresource).is_some())
 }
 
 /// Answers a request; a panic is a 500 and a log line, not a lost connection.
@@ -282,11 +271,7 @@ async fn answer_request(
     info: RequestInfo,
     request: Request<Body>,
 ) -> Response<Body> {
-    let streams = info.verb == "watch"
-        || matches!(
-            info.subresource.as_str(),
-            "exec" | "attach" | "portforward" | "log" | "proxy"
-        );
+    let streams = info.is_stream();
     let failures = answer::encoding_of_failures(request.headers());
     let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
     let cut = request.extensions().get::<Cut>().cloned();
@@ -377,7 +362,7 @@ fn refused(attributes: &Attributes, user: &user::User, reason: &str) -> Status {
     }
     let mut status = Status::forbidden(
         &attributes.group,
-        &attributes.resource_path(),
+        &attributes.resource,
         &attributes.name,
         &why,
     );

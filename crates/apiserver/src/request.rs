@@ -21,8 +21,6 @@ pub struct RequestInfo {
     pub resource: String,
     pub subresource: String,
     pub name: String,
-    /// What follows the subresource: the path to proxy.
-    pub rest: String,
     pub query: Query,
 }
 
@@ -33,10 +31,17 @@ impl RequestInfo {
         !self.resource.is_empty()
     }
 
-    /// Whether it cannot change anything.
+    /// Whether it cannot change anything here.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        matches!(self.verb, "get" | "list" | "watch")
+        self.is_stream() || matches!(self.verb, "get" | "list" | "watch")
+    }
+
+    /// Whether its answer has no end that could be waited for.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        let streams = ["exec", "attach", "portforward", "log", "proxy"];
+        self.verb == "watch" || streams.contains(&self.subresource.as_str())
     }
 }
 
@@ -147,9 +152,8 @@ pub fn resolve(method: &Method, path: &str, query: &str) -> RequestInfo {
         info.resource = (*resource).to_owned();
         if let [name, rest @ ..] = rest {
             info.name = (*name).to_owned();
-            if let [subresource, rest @ ..] = rest {
+            if let [subresource, ..] = rest {
                 info.subresource = (*subresource).to_owned();
-                info.rest = rest.join("/");
             }
         }
     }

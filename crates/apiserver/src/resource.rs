@@ -420,6 +420,9 @@ async fn of_subresource(
         let path = format!("{}/{}", kind.plural, info.subresource);
         Err(Status::method_not_supported(kind.group, &path, info.verb))
     };
+    if info.subresource == "proxy" {
+        return subresource::proxy::serve(core, kind, info, request).await;
+    }
     let known = kind
         .subresource(&info.subresource)
         .is_some_and(|s| s.verbs.contains(&info.verb));
@@ -439,7 +442,7 @@ async fn of_subresource(
         },
         "scale" => scale(core, context, kind, info, request).await,
         "log" | "exec" | "attach" | "portforward" => {
-            subresource::node_proxy::serve(core, info, request).await
+            subresource::streams::serve(core, info, request).await
         }
         _ => action(core, context, kind, info, request).await,
     }

@@ -87,6 +87,44 @@ impl http_body::Body for Streamed {
     }
 }
 
+/// `body`, which keeps `what` until it ends or is dropped.
+pub fn holding(body: Body, what: impl Send + Unpin + 'static) -> Body {
+    Holding {
+        body,
+        what: Some(what),
+    }
+    .boxed_unsync()
+}
+
+struct Holding<T> {
+    body: Body,
+    what: Option<T>,
+}
+
+impl<T: Send + Unpin + 'static> http_body::Body for Holding<T> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        let polled = std::pin::Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, std::task::Poll::Ready(None)) {
+            self.what = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// A body made of chunks that already exist: a LIST is the concatenation of shared bytes.
 #[must_use]
 pub fn chunks(chunks: Vec<Bytes>) -> Body {

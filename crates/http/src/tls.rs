@@ -118,20 +118,21 @@ pub fn client_config(
     finish(verified, identity, http1_only)
 }
 
-/// A client's TLS that shows `identity` and takes whatever certificate the server has: for kubelets, whose serving
-/// certificates are self-signed unless somebody arranged otherwise (upstream's API server does the same).
+/// A client's TLS that shows `identity` if given and takes whatever certificate the server has: for kubelets, whose serving
+/// certificates are self-signed unless somebody arranged otherwise, and for Pods, which are probed and proxied so (upstream
+/// does the same).
 ///
 /// # Errors
 /// When the certificates cannot be used.
 pub fn unverified_client_config(
-    identity: (&str, &str),
+    identity: Option<(&str, &str)>,
     http1_only: bool,
 ) -> Result<Arc<rustls::ClientConfig>, Error> {
     let verifier = Arc::new(AnyServer(provider()));
     let unverified = client_builder()?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    finish(unverified, Some(identity), http1_only)
+    finish(unverified, identity, http1_only)
 }
 
 type Builder<State> = rustls::ConfigBuilder<rustls::ClientConfig, State>;

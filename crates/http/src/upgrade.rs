@@ -7,6 +7,10 @@ use crate::{Body, Error, empty};
 /// A raw connection after a `101 Switching Protocols`.
 pub type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
 
+/// Something to keep while an upgraded connection lasts, put into its request's extensions.
+#[derive(Clone)]
+pub struct Held(pub std::sync::Arc<dyn std::any::Any + Send + Sync>);
+
 /// Whether the client asks to leave HTTP, and for what (`websocket`, `spdy/3.1`; lower case).
 #[must_use]
 pub fn requested(headers: &http::HeaderMap) -> Option<String> {
@@ -19,7 +23,7 @@ pub fn requested(headers: &http::HeaderMap) -> Option<String> {
     asks.then(|| protocol.to_ascii_lowercase())
 }
 
-/// Answers `101` and gives the raw connection to `then` once the answer is out.
+/// Answers `101` and gives the raw connection to `then` once the answer is out. A [`Held`] is dropped after that.
 pub fn accept<F, Fut>(
     request: &mut http::Request<Body>,
     mut answer: http::Response<()>,
@@ -29,6 +33,7 @@ where
     F: FnOnce(Upgraded) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
+    let held = request.extensions_mut().remove::<Held>();
     let upgrade = hyper::upgrade::on(request);
     *answer.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
     tokio::spawn(async move {
@@ -36,6 +41,7 @@ where
             Ok(connection) => then(TokioIo::new(connection)).await,
             Err(error) => tracing::debug!(%error, "the client went away before its upgrade"),
         }
+        drop(held);
     });
     answer.map(|()| empty())
 }
@@ -47,14 +53,14 @@ pub async fn tunnel(mut a: Upgraded, mut b: Upgraded) {
     }
 }
 
-/// Sends an upgrade request over a fresh TLS connection and returns the answer, with the raw connection if it was `101`.
+/// Sends a request over a fresh connection to `address` (`host:port`), by TLS if given, and returns the answer, with the
+/// raw connection if it was `101`.
 ///
 /// # Errors
 /// When the peer cannot be reached or does not speak HTTP.
 pub async fn dial(
     address: &str,
-    server_name: rustls::pki_types::ServerName<'static>,
-    tls: std::sync::Arc<rustls::ClientConfig>,
+    tls: Option<std::sync::Arc<rustls::ClientConfig>>,
     request: http::Request<Body>,
 ) -> Result<(http::Response<hyper::body::Incoming>, Option<Upgraded>), Error> {
     let fail = |e: &dyn std::fmt::Display| Error::Connect(address.to_owned(), e.to_string());
@@ -62,18 +68,34 @@ pub async fn dial(
         .await
         .map_err(|e| fail(&e))?;
     tcp.set_nodelay(true).map_err(|e| fail(&e))?;
+    let Some(tls) = tls else {
+        return exchange(address, tcp, request).await;
+    };
+    let host = address.rsplit_once(':').map_or(address, |(h, _)| h);
+    let name = host.trim_matches(['[', ']']).to_owned();
+    let name = rustls::pki_types::ServerName::try_from(name).map_err(|e| fail(&e))?;
     let connector = tokio_rustls::TlsConnector::from(tls);
-    let stream = connector
-        .connect(server_name, tcp)
-        .await
-        .map_err(|e| fail(&e))?;
+    let stream = connector.connect(name, tcp).await.map_err(|e| fail(&e))?;
+    exchange(address, stream, request).await
+}
+
+/// One request and its answer over `stream`.
+async fn exchange<S>(
+    address: &str,
+    stream: S,
+    request: http::Request<Body>,
+) -> Result<(http::Response<hyper::body::Incoming>, Option<Upgraded>), Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let fail = |e: hyper::Error| Error::Connect(address.to_owned(), e.to_string());
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|e| fail(&e))?;
-    let driver = tokio::spawn(connection.with_upgrades());
-    let mut answer = sender.send_request(request).await.map_err(|e| fail(&e))?;
+        .map_err(fail)?;
+    // It ends with the answer's body, whose reader sees its errors.
+    tokio::spawn(connection.with_upgrades());
+    let mut answer = sender.send_request(request).await.map_err(fail)?;
     if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
-        drop(driver);
         return Ok((answer, None));
     }
     let raw = hyper::upgrade::on(&mut answer)

@@ -523,7 +523,8 @@ fn to_kubelets(
 ) -> Result<Arc<rustls::ClientConfig>, Failure> {
     let identity = (client.cert_pem.as_str(), client.key_pem.as_str());
     let Some(path) = ca else {
-        return skiff_http::tls::unverified_client_config(identity, true).map_err(Failure::new);
+        return skiff_http::tls::unverified_client_config(Some(identity), true)
+            .map_err(Failure::new);
     };
     let ca = std::fs::read_to_string(path)
         .map_err(|e| Failure::usage(format!("cannot read {}: {e}", path.display())))?;

@@ -78,8 +78,8 @@ pub(crate) const ADDRESS: Strategy = Strategy {
     ..Strategy::BASE
 };
 
-/// A network in the one form that upstream takes for new fields.
-struct Network {
+/// A network: its address, and how many bits of that are the network's.
+pub(crate) struct Network {
     address: IpAddr,
     prefix: u8,
 }
@@ -87,7 +87,8 @@ struct Network {
 impl Network {
     fn parse(value: &str) -> Option<Self> {
         let (address, prefix) = value.split_once('/')?;
-        let plain = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit());
+        let digits = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit());
+        let plain = digits && (prefix.len() == 1 || !prefix.starts_with('0'));
         let address: IpAddr = address.parse().ok()?;
         let prefix = prefix.parse().ok().filter(|_| plain)?;
         let most = if address.is_ipv4() { 32 } else { 128 };
@@ -108,26 +109,85 @@ impl Network {
         }
     }
 
-    fn is_mapped(&self) -> bool {
-        matches!(self.address, IpAddr::V6(a) if a.to_ipv4_mapped().is_some())
+    fn must_be_plain(&self) -> Result<(), &'static str> {
+        if matches!(self.address, IpAddr::V6(a) if a.to_ipv4_mapped().is_some()) {
+            Err("must not have an IPv4-mapped IPv6 address")
+        } else if self.address != self.masked() {
+            Err("must not have bits set beyond the prefix length")
+        } else {
+            Ok(())
+        }
     }
+
+    /// Whether the other is a part of this, and smaller.
+    pub(crate) fn has_strictly(&self, other: &Self) -> bool {
+        let cut = Self {
+            address: other.address,
+            prefix: self.prefix,
+        };
+        self.address.is_ipv4() == other.address.is_ipv4()
+            && cut.masked() == self.masked()
+            && self.prefix < other.prefix
+    }
+}
+
+/// An address in a field that is older than the strict rules: it need not be canonical, but it must be one address to
+/// all who read it.
+pub(crate) fn legacy_address(value: &str) -> Result<IpAddr, &'static str> {
+    let not_an_address = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+    match value.parse() {
+        Ok(IpAddr::V6(a)) if a.to_ipv4_mapped().is_some() => {
+            Err("must not be an IPv4-mapped IPv6 address")
+        }
+        Ok(address) => Ok(address),
+        Err(_) if without_leading_zeros(value).parse::<IpAddr>().is_ok() => {
+            Err("must not have leading 0s")
+        }
+        Err(_) => Err(not_an_address),
+    }
+}
+
+/// A network in a field that is older than the strict rules.
+pub(crate) fn legacy_network(value: &str) -> Result<Network, &'static str> {
+    let Some(network) = Network::parse(value) else {
+        let zeros = value.split_once('/').is_some_and(|(address, prefix)| {
+            let trimmed = [
+                without_leading_zeros(address),
+                without_leading_zeros(prefix),
+            ];
+            Network::parse(&trimmed.join("/")).is_some()
+        });
+        return Err(if zeros {
+            "must not have leading 0s in IP or prefix length"
+        } else {
+            "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
+        });
+    };
+    network.must_be_plain()?;
+    Ok(network)
+}
+
+/// Some read `010.2.3.4` as if the zero were not there, some read 010 as 8.
+fn without_leading_zeros(text: &str) -> String {
+    let plain = |part: &str| match part.trim_start_matches('0') {
+        "" => part.get(..1).unwrap_or_default().to_owned(),
+        rest => rest.to_owned(),
+    };
+    text.split('.').map(plain).collect::<Vec<_>>().join(".")
 }
 
 /// What is wrong with a network in a field that has always been strict.
 fn validate_network(v: &Value, path: &str, errors: &mut Errors) {
     let value = text(v);
-    let mut wrong = |detail: String| errors.push(FieldError::invalid_str(path, value, detail));
-    let Some(network) = Network::parse(value) else {
-        let form = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-        return wrong(form.to_owned());
-    };
-    let canonical = format!("{}/{}", network.masked(), network.prefix);
-    if network.is_mapped() {
-        wrong("must not have an IPv4-mapped IPv6 address".to_owned());
-    } else if network.address != network.masked() {
-        wrong("must not have bits set beyond the prefix length".to_owned());
-    } else if canonical != value {
-        wrong(format!("must be in canonical form (\"{canonical}\")"));
+    let mut wrong = |detail: &str| errors.push(FieldError::invalid_str(path, value, detail));
+    match legacy_network(value) {
+        Err(detail) => wrong(detail),
+        Ok(network) => {
+            let canonical = format!("{}/{}", network.address, network.prefix);
+            if canonical != value {
+                wrong(&format!("must be in canonical form (\"{canonical}\")"));
+            }
+        }
     }
 }
 

@@ -3,10 +3,13 @@
 use api::FieldError;
 use serde_json::Value;
 
-use crate::replicas::{validate_selector, validate_template};
 use crate::tree::{
-    age, containers_and_images, immutable, int, int_or_percent, name, not_negative, object,
-    required_one_of, set_default, show_selector,
+    age, containers_and_images, immutable, int, int_or_percent, name, object, set_default,
+    show_selector,
+};
+use crate::workload::{
+    amount, at_most_all, collisions_grow, none_negative, not_above, required_selector,
+    runs_for_ever, selects_template, shown_strategy, template,
 };
 use crate::{AGE, Errors, NAME, Strategy, column, pod_spec, wide};
 
@@ -29,58 +32,59 @@ fn default(o: &mut Value) {
     pod_spec::default_template(spec);
 }
 
-fn is_zero(v: &Value) -> bool {
-    *v == 0 || *v == "0%"
+fn validate_strategy(strategy: &Value, errors: &mut Errors) {
+    let rolling = &strategy["rollingUpdate"];
+    match strategy["type"].as_str() {
+        Some("Recreate") => {
+            if rolling.is_object() {
+                let detail = "may not be specified when strategy `type` is 'Recreate'";
+                errors.push(FieldError::forbidden("spec.strategy.rollingUpdate", detail));
+            }
+        }
+        Some("RollingUpdate") => validate_rolling(rolling, errors),
+        _ => {
+            let kinds = ["Recreate", "RollingUpdate"];
+            let fields = [
+                ("MaxUnavailable", "maxUnavailable", "0"),
+                ("MaxSurge", "maxSurge", "0"),
+            ];
+            let error = FieldError::not_supported("spec.strategy", strategy, &kinds);
+            errors.push(shown_strategy(error, strategy, &fields));
+        }
+    }
+}
+
+fn validate_rolling(rolling: &Value, errors: &mut Errors) {
+    let path = |key: &str| format!("spec.strategy.rollingUpdate.{key}");
+    let (unavailable, surge) = (&rolling["maxUnavailable"], &rolling["maxSurge"]);
+    int_or_percent(unavailable, &path("maxUnavailable"), errors);
+    int_or_percent(surge, &path("maxSurge"), errors);
+    if amount(unavailable) == 0 && amount(surge) == 0 {
+        let detail = "may not be 0 when `maxSurge` is 0";
+        errors.push(FieldError::invalid(
+            path("maxUnavailable"),
+            unavailable,
+            detail,
+        ));
+    }
+    at_most_all(unavailable, &path("maxUnavailable"), errors);
 }
 
 fn validate(o: &Value, errors: &mut Errors) {
     let spec = &o["spec"];
-    for key in [
-        "replicas",
+    none_negative(spec, "spec", &["replicas"], errors);
+    required_selector(spec, "deployment", errors);
+    if selects_template(spec, "invalid label selector", errors) {
+        template(&spec["template"], "spec.template", errors);
+        runs_for_ever(&spec["template"], "ReplicaSet", errors);
+    }
+    validate_strategy(&spec["strategy"], errors);
+    let counts = [
         "minReadySeconds",
         "revisionHistoryLimit",
         "progressDeadlineSeconds",
-    ] {
-        not_negative(spec, "spec", key, errors);
-    }
-    validate_selector(o, "deployment", errors);
-    validate_template(o, errors);
-    let strategy = &spec["strategy"];
-    required_one_of(
-        &strategy["type"],
-        "spec.strategy.type",
-        &["Recreate", "RollingUpdate"],
-        errors,
-    );
-    let rolling = &strategy["rollingUpdate"];
-    if strategy["type"] == "Recreate" && rolling.is_object() {
-        let detail = "may not be specified when strategy `type` is 'Recreate'";
-        errors.push(FieldError::forbidden("spec.strategy.rollingUpdate", detail));
-    } else if strategy["type"] == "RollingUpdate" {
-        let path = |key: &str| format!("spec.strategy.rollingUpdate.{key}");
-        for key in ["maxUnavailable", "maxSurge"] {
-            int_or_percent(&rolling[key], &path(key), errors);
-        }
-        if is_zero(&rolling["maxUnavailable"]) && is_zero(&rolling["maxSurge"]) {
-            let detail = "may not be 0 when `maxSurge` is 0";
-            errors.push(FieldError::invalid(
-                path("maxUnavailable"),
-                &rolling["maxUnavailable"],
-                detail,
-            ));
-        }
-        let percent = rolling["maxUnavailable"]
-            .as_str()
-            .and_then(|s| s.strip_suffix('%')?.parse::<i64>().ok());
-        if percent.is_some_and(|p| p > 100) {
-            let bad = &rolling["maxUnavailable"];
-            errors.push(FieldError::invalid(
-                path("maxUnavailable"),
-                bad,
-                "must not be greater than 100%",
-            ));
-        }
-    }
+    ];
+    none_negative(spec, "spec", &counts, errors);
     let deadline = &spec["progressDeadlineSeconds"];
     if deadline
         .as_i64()
@@ -95,6 +99,26 @@ fn validate(o: &Value, errors: &mut Errors) {
     }
 }
 
+fn validate_status(new: &Value, old: &Value, errors: &mut Errors) {
+    let status = &new["status"];
+    let counts = [
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "terminatingReplicas",
+        "collisionCount",
+    ];
+    none_negative(status, "status", &counts, errors);
+    let parts = ["updatedReplicas", "readyReplicas", "availableReplicas"];
+    not_above(status, &parts, "replicas", "status.replicas", errors);
+    let available = ["availableReplicas"];
+    not_above(status, &available, "readyReplicas", "readyReplicas", errors);
+    collisions_grow(new, old, errors);
+}
+
 pub(crate) const STRATEGY: Strategy = Strategy {
     generation: true,
     default,
@@ -107,6 +131,7 @@ pub(crate) const STRATEGY: Strategy = Strategy {
             errors,
         );
     },
+    validate_status,
     columns: &[
         NAME,
         column("Ready", "string", "Ready Pods of those wanted."),

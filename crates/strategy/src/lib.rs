@@ -7,13 +7,14 @@
 mod addresses;
 mod admission_policy;
 mod api_service;
-mod batch;
+mod autoscaling;
 mod certificate;
 mod cluster;
 mod conditions;
 mod config;
 mod crd;
 mod crd_schema;
+mod cron_job;
 mod csi;
 mod deployment;
 mod device_claim;
@@ -21,6 +22,8 @@ mod device_slice;
 mod discovery;
 mod event;
 mod flow_control;
+mod job;
+mod job_status;
 mod meta;
 mod networking;
 mod node;
@@ -37,6 +40,7 @@ mod storage;
 mod tree;
 pub mod versions;
 mod webhook;
+mod workload;
 
 use api::FieldError;
 use api::facts::Kind;
@@ -183,8 +187,9 @@ fn of(kind: &Kind) -> Option<&'static Strategy> {
         ("apps", "DaemonSet") => &other_workloads::DAEMON_SET,
         ("apps", "StatefulSet") => &other_workloads::STATEFUL_SET,
         ("apps", "ControllerRevision") => &other_workloads::CONTROLLER_REVISION,
-        ("batch", "Job") => &batch::JOB,
-        ("batch", "CronJob") => &batch::CRON_JOB,
+        ("batch", "Job") => &job::STRATEGY,
+        ("batch", "CronJob") => &cron_job::STRATEGY,
+        ("autoscaling", "HorizontalPodAutoscaler") => &autoscaling::STRATEGY,
         ("coordination.k8s.io", "Lease") => &cluster::LEASE,
         ("scheduling.k8s.io", "PriorityClass") => &cluster::PRIORITY_CLASS,
         ("policy", "PodDisruptionBudget") => &other_workloads::DISRUPTION_BUDGET,
@@ -416,7 +421,10 @@ fn desired_state_differs(kind: &Kind, new: &Value, old: &Value) -> bool {
     // Annotations of a Deployment are copied to its ReplicaSets, so a change of them is one to be observed.
     let annotations = kind.kind == "Deployment"
         && new["metadata"]["annotations"] != old["metadata"]["annotations"];
-    !same || annotations
+    // What reads slices finds them by their labels.
+    let labels =
+        kind.kind == "EndpointSlice" && new["metadata"]["labels"] != old["metadata"]["labels"];
+    !same || annotations || labels
 }
 
 /// What is wrong with a new object (defaulted and prepared).

@@ -77,6 +77,10 @@ pub(crate) const CLUSTER_ROLE: Strategy = Strategy {
             for (i, selector) in selectors.iter().enumerate() {
                 let path = format!("aggregationRule.clusterRoleSelectors[{i}]");
                 crate::tree::label_selector(selector, &path, errors);
+                if api::LabelSelector::from_json(selector).is_err() {
+                    let detail = "invalid label selector.";
+                    errors.push(FieldError::invalid(path, &Value::Null, detail));
+                }
             }
         }
     },
@@ -117,6 +121,9 @@ fn validate_binding(o: &Value, namespaced: bool, errors: &mut Errors) {
     }
     if text(&role["name"]).is_empty() {
         errors.push(FieldError::required("roleRef.name", ""));
+    } else {
+        let wrong = api::names::path_segment(text(&role["name"]));
+        crate::tree::invalid_all("roleRef.name", text(&role["name"]), wrong, errors);
     }
     for (i, subject) in items(&o["subjects"]).iter().enumerate() {
         let path = |key: &str| format!("subjects[{i}].{key}");
@@ -164,11 +171,14 @@ fn validate_binding(o: &Value, namespaced: bool, errors: &mut Errors) {
 
 fn role_is_kept(new: &Value, old: &Value, errors: &mut Errors) {
     if new["roleRef"] != old["roleRef"] {
-        errors.push(FieldError::invalid(
-            "roleRef",
-            &new["roleRef"],
-            "cannot change roleRef",
-        ));
+        let error = FieldError::invalid("roleRef", &new["roleRef"], "cannot change roleRef");
+        let role = &new["roleRef"];
+        let fields = [
+            ("APIGroup", &role["apiGroup"]),
+            ("Kind", &role["kind"]),
+            ("Name", &role["name"]),
+        ];
+        errors.push(crate::workload::shown_as(error, &fields));
     }
 }
 

@@ -15,6 +15,9 @@ clusterrole system:discovery
  get @url : /api,/api/*,/apis,/apis/*,/healthz,/livez,/openapi,/openapi/*,/readyz,/version,/version/
 clusterrole system:monitoring
  get @url : /healthz,/healthz/*,/livez,/livez/*,/metrics,/metrics/slis,/readyz,/readyz/*
+ get @ core : nodes/metrics
+ get @url : /flagz
+ get @url : /statusz
 clusterrole system:basic-user
  create @ authorization.k8s.io : selfsubjectaccessreviews,selfsubjectrulesreviews
  create @ authentication.k8s.io : selfsubjectreviews
@@ -63,7 +66,7 @@ clusterrole system:node
  create,get,list,watch @ core : nodes
  patch,update @ core : nodes/status
  patch,update @ core : nodes
- create,patch,update @ core,events.k8s.io : events
+ create,patch,update @ core : events
  R @ core : pods
  create,delete @ core : pods
  patch,update @ core : pods/status
@@ -75,13 +78,13 @@ clusterrole system:node
  create,delete,get,patch,update @ coordination.k8s.io : leases
  get @ storage.k8s.io : volumeattachments
  create @ core : serviceaccounts/token
+ get @ core : serviceaccounts
  get,patch,update @ core : persistentvolumeclaims/status
  R @ storage.k8s.io : csidrivers
  create,delete,get,patch,update @ storage.k8s.io : csinodes
  R @ node.k8s.io : runtimeclasses
  get @ resource.k8s.io : resourceclaims
  deletecollection @ resource.k8s.io : resourceslices
- create,delete,get,list,patch,update,watch @ resource.k8s.io : resourceslices
 clusterrole system:node-problem-detector
  get @ core : nodes
  patch @ core : nodes/status
@@ -89,7 +92,8 @@ clusterrole system:node-problem-detector
 clusterrole system:kubelet-api-admin
  R @ core : nodes
  proxy @ core : nodes
- * @ core : nodes/configz,nodes/healthz,nodes/log,nodes/metrics,nodes/pods,nodes/proxy,nodes/stats
+ * @ core : nodes/log,nodes/metrics,nodes/proxy,nodes/stats
+ * @ core : nodes/configz,nodes/healthz,nodes/pods
 clusterrole system:node-bootstrapper
  create,get,list,watch @ certificates.k8s.io : certificatesigningrequests
 clusterrole system:auth-delegator
@@ -140,7 +144,7 @@ clusterrole system:node-proxier
  R @ core : nodes
  events
  list,watch @ discovery.k8s.io : endpointslices
- R @ networking.k8s.io : servicecidrs
+ list,watch @ networking.k8s.io : servicecidrs
 clusterrole system:kube-scheduler
  events
  create @ coordination.k8s.io : leases
@@ -162,10 +166,12 @@ clusterrole system:kube-scheduler
  R @ storage.k8s.io : csistoragecapacities
  R @ storage.k8s.io : volumeattachments
  R @ resource.k8s.io : deviceclasses
- R @ resource.k8s.io : resourceclaims
- patch,update @ resource.k8s.io : resourceclaims,resourceclaims/status
- R @ resource.k8s.io : resourceslices
+ get,list,patch,update,watch @ resource.k8s.io : resourceclaims
+ get,list,patch,update,watch @ resource.k8s.io : resourceclaims/status
+ patch,update @ resource.k8s.io : resourceclaims/binding
  update @ core : pods/finalizers
+ R @ resource.k8s.io : resourceslices
+ create,delete @ resource.k8s.io : resourceclaims
 
 controller attachdetach-controller
  list,watch @ core : persistentvolumeclaims,persistentvolumes
@@ -183,7 +189,7 @@ controller cronjob-controller
  create,delete,get,list,patch,update,watch @ batch : jobs
  update @ batch : cronjobs/status
  update @ batch : cronjobs/finalizers
- delete,list @ core : pods
+ delete,list,watch @ core : pods
  events
 controller daemon-set-controller
  R @ apps,extensions : daemonsets
@@ -213,27 +219,24 @@ controller disruption-controller
  events
 controller endpoint-controller
  R @ core : pods,services
- create,delete,get,list,update @ core : endpoints
+ create,delete,get,list,update,watch @ core : endpoints
  create @ core : endpoints/restricted
  events
 controller endpointslice-controller
  R @ core : nodes,pods,services
  update @ core : services/finalizers
- create,delete,get,list,update @ discovery.k8s.io : endpointslices
+ create,delete,get,list,update,watch @ discovery.k8s.io : endpointslices
  events
 controller endpointslicemirroring-controller
  R @ core : endpoints,services
  update @ core : services/finalizers
  update @ core : endpoints/finalizers
- create,delete,get,list,update @ discovery.k8s.io : endpointslices
+ create,delete,get,list,update,watch @ discovery.k8s.io : endpointslices
  events
 controller expand-controller
  get,list,patch,update,watch @ core : persistentvolumes
  patch,update @ core : persistentvolumeclaims/status
  R @ core : persistentvolumeclaims
- R @ storage.k8s.io : storageclasses
- get @ core : endpoints,services
- get @ core : secrets
  events
 controller ephemeral-volume-controller
  R @ core : pods
@@ -245,6 +248,7 @@ controller resource-claim-controller
  update @ core : pods/finalizers
  create,delete,get,list,watch @ resource.k8s.io : resourceclaims
  patch,update @ resource.k8s.io : resourceclaims,resourceclaims/status
+ patch,update @ resource.k8s.io : resourceclaims/binding
  patch,update @ core : pods/status
  events
 controller generic-garbage-collector
@@ -254,10 +258,10 @@ controller horizontal-pod-autoscaler
  R @ autoscaling : horizontalpodautoscalers
  update @ autoscaling : horizontalpodautoscalers/status
  get,update @ * : */scale
- list @ core : pods
- list @ metrics.k8s.io : pods
- get,list @ custom.metrics.k8s.io : *
- get,list @ external.metrics.k8s.io : *
+ list,watch @ core : pods
+ list,watch @ metrics.k8s.io : pods
+ R @ custom.metrics.k8s.io : *
+ R @ external.metrics.k8s.io : *
  events
 controller job-controller
  get,list,patch,update,watch @ batch : jobs
@@ -268,12 +272,12 @@ controller job-controller
 controller namespace-controller
  delete,get,list,watch @ core : namespaces
  update @ core : namespaces/finalize,namespaces/status
- delete,deletecollection,get,list @ * : *
+ delete,deletecollection,get,list,watch @ * : *
 controller node-controller
- delete,get,list,patch,update @ core : nodes
+ delete,get,list,patch,update,watch @ core : nodes
  patch,update @ core : nodes/status
  patch,update @ core : pods/status
- delete,get,list @ core : pods
+ delete,get,list,watch @ core : pods
  events
 controller persistent-volume-binder
  create,delete,get,list,update,watch @ core : persistentvolumes
@@ -282,15 +286,12 @@ controller persistent-volume-binder
  update @ core : persistentvolumeclaims/status
  create,delete,get,list,watch @ core : pods
  R @ storage.k8s.io : storageclasses
- create,delete,get,update @ core : endpoints
- create,delete,get @ core : services
- get @ core : secrets
- get,list @ core : nodes
+ list,watch @ core : nodes
  watch @ core : events
  events
 controller pod-garbage-collector
  delete,list,watch @ core : pods
- get,list @ core : nodes
+ R @ core : nodes
  patch @ core : pods/status
 controller replicaset-controller
  get,list,update,watch @ apps,extensions : replicasets
@@ -332,8 +333,9 @@ controller statefulset-controller
  update @ apps : statefulsets/status
  update @ apps : statefulsets/finalizers
  create,delete,get,patch,update @ core : pods
+ update @ core : pods/finalizers
  create,delete,get,list,patch,update,watch @ apps : controllerrevisions
- create,get @ core : persistentvolumeclaims
+ create,get,list,watch @ core : persistentvolumeclaims
  delete,update @ core : persistentvolumeclaims
  events
 controller ttl-controller
@@ -348,6 +350,7 @@ controller certificate-controller
  events
 controller pvc-protection-controller
  get,list,update,watch @ core : persistentvolumeclaims
+ update @ core : persistentvolumeclaims/status
  R @ core : pods
  events
 controller pv-protection-controller
@@ -371,6 +374,19 @@ controller validatingadmissionpolicy-status-controller
 controller legacy-service-account-token-cleaner
  get @ core : configmaps = kube-apiserver-legacy-service-account-token-tracking
  delete,patch @ core : secrets
+controller device-taint-eviction-controller
+ delete,get,list,watch @ core : pods
+ patch,update @ core : pods/status
+ R @ resource.k8s.io : resourceclaims
+ R @ resource.k8s.io : resourceslices
+ R @ resource.k8s.io : deviceclasses
+ events
+controller selinux-warning-controller
+ R @ core : persistentvolumes
+ R @ core : persistentvolumeclaims
+ R @ core : pods
+ R @ storage.k8s.io : csidrivers
+ events
 
 clusterbinding cluster-admin group:system:masters
 clusterbinding system:monitoring group:system:monitoring

@@ -4,8 +4,11 @@ use api::{FieldError, LabelSelector};
 use serde_json::Value;
 
 use crate::tree::{
-    age, containers_and_images, immutable, int, label_selector, labels, name, not_negative, object,
-    set, set_default, show_map, show_selector,
+    age, containers_and_images, immutable, int, labels, name, not_negative, object, set,
+    set_default, show_map, show_selector,
+};
+use crate::workload::{
+    none_negative, not_above, required_selector, runs_for_ever, selects_template, template,
 };
 use crate::{AGE, Column, Errors, NAME, Strategy, column, pod_spec, wide};
 
@@ -42,40 +45,7 @@ pub(crate) fn empty_status(o: &mut Value) {
     }
 }
 
-/// A selector that every workload with a template must have, and that must select the template's Pods.
-pub(crate) fn validate_selector(o: &Value, what: &str, errors: &mut Errors) {
-    let spec = &o["spec"];
-    let selector = &spec["selector"];
-    if selector.is_null() {
-        errors.push(FieldError::required("spec.selector", ""));
-        return;
-    }
-    label_selector(selector, "spec.selector", errors);
-    match LabelSelector::from_json(selector) {
-        Err(_) => errors.push(FieldError::invalid(
-            "spec.selector",
-            selector,
-            "invalid label selector",
-        )),
-        Ok(parsed) if parsed.is_everything() => {
-            let detail = format!("empty selector is invalid for {what}");
-            errors.push(FieldError::invalid("spec.selector", selector, detail));
-        }
-        Ok(parsed) => {
-            let have = &spec["template"]["metadata"]["labels"];
-            if !parsed.matches_labels(have) {
-                let detail = "`selector` does not match template `labels`";
-                errors.push(FieldError::invalid(
-                    "spec.template.metadata.labels",
-                    have,
-                    detail,
-                ));
-            }
-        }
-    }
-}
-
-pub(crate) fn validate_template(o: &Value, errors: &mut Errors) {
+fn validate_template(o: &Value, errors: &mut Errors) {
     let template = &o["spec"]["template"];
     labels(
         &template["metadata"]["labels"],
@@ -102,26 +72,23 @@ pub(crate) fn validate_template(o: &Value, errors: &mut Errors) {
 
 pub(crate) const REPLICA_SET: Strategy = Strategy {
     generation: true,
+    status_metadata: true,
     default: |o| {
         let Some(spec) = object(o, "spec") else {
             return;
         };
         set_default(spec, "replicas", 1);
         pod_spec::default_template(spec);
-        let template = spec["template"]["metadata"]["labels"].clone();
-        if template.as_object().is_some_and(|l| !l.is_empty())
-            && let Some(meta) = object(o, "metadata")
-        {
-            set_default(meta, "labels", template);
-        }
     },
     create: empty_status,
     validate: |o, errors| {
-        for key in ["replicas", "minReadySeconds"] {
-            not_negative(&o["spec"], "spec", key, errors);
+        let spec = &o["spec"];
+        none_negative(spec, "spec", &["replicas", "minReadySeconds"], errors);
+        required_selector(spec, "deployment", errors);
+        if selects_template(spec, "invalid label selector", errors) {
+            template(&spec["template"], "spec.template", errors);
+            runs_for_ever(&spec["template"], "ReplicaSet", errors);
         }
-        validate_selector(o, "deployment", errors);
-        validate_template(o, errors);
     },
     validate_update: |new, old, errors| {
         immutable(
@@ -130,6 +97,22 @@ pub(crate) const REPLICA_SET: Strategy = Strategy {
             "spec.selector",
             errors,
         );
+    },
+    validate_status: |new, _, errors| {
+        let status = &new["status"];
+        let counts = [
+            "replicas",
+            "fullyLabeledReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "terminatingReplicas",
+            "observedGeneration",
+        ];
+        none_negative(status, "status", &counts, errors);
+        let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+        not_above(status, &parts, "replicas", "status.replicas", errors);
+        let available = ["availableReplicas"];
+        not_above(status, &available, "readyReplicas", "readyReplicas", errors);
     },
     columns: COLUMNS,
     row: |o, now| row(o, now, show_selector(&o["spec"]["selector"])),

@@ -170,11 +170,7 @@ pub(crate) fn int_or_percent(v: &Value, path: &str, errors: &mut Errors) {
     match v {
         Value::String(s) => {
             let wrong = names::percent(s);
-            if wrong.is_empty() {
-                return;
-            }
-            let detail = "must be an integer or percentage (e.g '5%%')".replace("%%", "%");
-            errors.push(FieldError::invalid(path, v, detail));
+            errors.extend(wrong.into_iter().map(|w| FieldError::invalid(path, v, w)));
         }
         Value::Number(n) if n.as_i64().is_some_and(|n| n < 0) => {
             errors.push(FieldError::invalid(

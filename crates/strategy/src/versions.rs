@@ -114,6 +114,10 @@ fn autoscaler_to_v1(object: &mut Value) {
     annotate(object, CURRENT_METRICS, &current.into());
     let conditions = take(object, &["status"], "conditions").unwrap_or_default();
     annotate(object, CONDITIONS, &conditions);
+    // v2 leaves this out where it is 0.
+    if object["status"].is_object() && object["status"]["currentReplicas"].is_null() {
+        object["status"]["currentReplicas"] = 0.into();
+    }
     object["apiVersion"] = "autoscaling/v1".into();
 }
 

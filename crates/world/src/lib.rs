@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod clock;
 pub mod disk;
 pub mod metrics;
+pub mod process;
 pub mod rng;
 
 use std::sync::Arc;
@@ -29,10 +30,12 @@ impl World {
     /// The real machine: system time, operating system entropy.
     #[must_use]
     pub fn real() -> Self {
+        let metrics = metrics::Metrics::default();
+        metrics.add_source(|| process::Sources::read().render());
         Self {
             clock: Arc::new(SystemClock),
             rng: Arc::new(Rng::from_entropy()),
-            metrics: Arc::default(),
+            metrics: Arc::new(metrics),
         }
     }
 

@@ -133,7 +133,6 @@ pub fn request_line(data: &[u8]) {
             &i.resource,
             &i.name,
             &i.subresource,
-            &i.rest,
         ];
         (i.verb, texts.map(Clone::clone))
     };

@@ -101,9 +101,9 @@ impl Server {
     /// # Panics
     /// If it cannot be served.
     pub async fn https(&self) -> Client {
-        let (address, admin) = self.listen().await;
+        let (server, admin) = self.serve().await;
         let config = client::HttpsConfig {
-            server: format!("https://{address}"),
+            server,
             ca: self.ca.cert_pem.clone(),
             identity: Some((admin.cert_pem, admin.key_pem)),
             ..client::HttpsConfig::default()
@@ -116,46 +116,65 @@ impl Server {
     /// # Panics
     /// If it cannot be served.
     pub async fn kubeconfig(&self) -> String {
-        let (address, admin) = self.listen().await;
-        let url = format!("https://{address}");
-        pki::kubeconfig::with_certificate("test", &url, &self.ca.cert_pem, "admin", &admin)
+        let (server, admin) = self.serve().await;
+        pki::kubeconfig::with_certificate("test", &server, &self.ca.cert_pem, "admin", &admin)
     }
 
-    /// The authority of its certificates, PEM.
-    #[must_use]
-    pub fn ca(&self) -> &str {
-        &self.ca.cert_pem
+    /// Serves on loopback; the URL, and an administrator's certificate.
+    async fn serve(&self) -> (String, pki::Leaf) {
+        let address = self.listen(self.api.clone()).await;
+        let admin = self.leaf("admin", &["system:masters"], pki::Usage::Client);
+        (format!("https://{address}"), admin)
     }
 
-    /// Serves on loopback; where, and an administrator's certificate.
+    /// Serves `handler` by TLS on a port of its own on loopback. Needs real time.
     ///
     /// # Panics
     /// If it cannot be served.
-    pub async fn listen(&self) -> (SocketAddr, pki::Leaf) {
-        let loopback = Ipv4Addr::LOCALHOST;
-        // Real clocks check these certificates.
-        let now = World::real().now();
-        let leaf = |name: &str, groups: &[&str], usage| {
-            let request = pki::LeafRequest {
-                common_name: name.into(),
-                organizations: groups.iter().map(|g| (*g).to_owned()).collect(),
-                dns_names: vec![],
-                ips: vec![loopback.into()],
-                usage,
-            };
-            self.ca.issue(&request, now).expect("a certificate")
-        };
-        let serving = leaf("server", &[], pki::Usage::Server);
-        let admin = leaf("admin", &["system:masters"], pki::Usage::Client);
+    pub async fn listen<H: Handler>(&self, handler: Arc<H>) -> SocketAddr {
+        let serving = self.leaf("server", &[], pki::Usage::Server);
         let serving = skiff_http::tls::ServingCertificate::new(&serving.cert_pem, &serving.key_pem);
         let tls =
             skiff_http::tls::server_config(serving.expect("a certificate"), &self.ca.cert_pem);
-        let listener = skiff_http::Server::bind((loopback, 0).into())
+        let listener = skiff_http::Server::bind((Ipv4Addr::LOCALHOST, 0).into())
             .await
             .expect("a port");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(listener.serve(tls.expect("TLS"), self.api.clone(), self.shutdown.clone()));
-        (address, admin)
+        tokio::spawn(listener.serve(tls.expect("TLS"), handler, self.shutdown.clone()));
+        address
+    }
+
+    /// An administrator's TLS, for one HTTP/1.1 connection.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn admin_tls(&self) -> Arc<rustls::ClientConfig> {
+        self.admin_tls_of(true)
+    }
+
+    /// The same, which with `http1_only` unset agrees on HTTP/2.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn admin_tls_of(&self, http1_only: bool) -> Arc<rustls::ClientConfig> {
+        let admin = self.leaf("admin", &["system:masters"], pki::Usage::Client);
+        let identity = Some((admin.cert_pem.as_str(), admin.key_pem.as_str()));
+        skiff_http::tls::client_config(&self.ca.cert_pem, identity, http1_only).expect("TLS")
+    }
+
+    fn leaf(&self, name: &str, groups: &[&str], usage: pki::Usage) -> pki::Leaf {
+        // Real clocks check these certificates.
+        let now = World::real().now();
+        let request = pki::LeafRequest {
+            common_name: name.into(),
+            organizations: groups.iter().map(|g| (*g).to_owned()).collect(),
+            dns_names: vec![],
+            ips: vec![Ipv4Addr::LOCALHOST.into()],
+            usage,
+        };
+        self.ca.issue(&request, now).expect("a certificate")
     }
 
     /// A client that may do everything.

@@ -518,7 +518,7 @@ pub static TYPES: &[Type] = &[
     ] },
     Type { name: "HorizontalPodAutoscalerStatus", definition: "io.k8s.api.autoscaling.v1.HorizontalPodAutoscalerStatus", atomic: false, fields: &[
         Field { name: "currentCPUUtilizationPercentage", ty: Ty::Int32, required: false, list: List::Atomic, keys: &[], patch: Patch::NONE, merge_key: "", pb: &[5], omit_zero: false },
-        Field { name: "currentReplicas", ty: Ty::Int32, required: true, list: List::Atomic, keys: &[], patch: Patch::NONE, merge_key: "", pb: &[3], omit_zero: true },
+        Field { name: "currentReplicas", ty: Ty::Int32, required: true, list: List::Atomic, keys: &[], patch: Patch::NONE, merge_key: "", pb: &[3], omit_zero: false },
         Field { name: "desiredReplicas", ty: Ty::Int32, required: true, list: List::Atomic, keys: &[], patch: Patch::NONE, merge_key: "", pb: &[4], omit_zero: false },
         Field { name: "lastScaleTime", ty: Ty::Time, required: false, list: List::Atomic, keys: &[], patch: Patch::NONE, merge_key: "", pb: &[2], omit_zero: false },
         Field { name: "observedGeneration", ty: Ty::Int64, required: false, list: List::Atomic, keys: &[], patch: Patch::NONE, merge_key: "", pb: &[1], omit_zero: false },
@@ -2234,7 +2234,7 @@ pub static TYPES: &[Type] = &[
         Field { name: "type", ty: Ty::String, required: false, list: List::Atomic, keys: &[], patch: Patch::NONE, merge_key: "", pb: &[11], omit_zero: false },
     ] },
     Type { name: "EventSeries", definition: "io.k8s.api.events.v1.EventSeries", atomic: false, fields: &[
-        Field { name: "count", ty: Ty::Int32, required: true, list: List::Atomic, keys: &[], patch: Patch::NONE, merge_key: "", pb: &[1], omit_zero: true },
+        Field { name: "count", ty: Ty::Int32, required: true, list: List::Atomic, keys: &[], patch: Patch::NONE, merge_key: "", pb: &[1], omit_zero: false },
         Field { name: "lastObservedTime", ty: Ty::MicroTime, required: true, list: List::Atomic, keys: &[], patch: Patch::NONE, merge_key: "", pb: &[2], omit_zero: false },
     ] },
     Type { name: "ExemptPriorityLevelConfiguration", definition: "io.k8s.api.flowcontrol.v1.ExemptPriorityLevelConfiguration", atomic: false, fields: &[

@@ -1,4 +1,4 @@
-//! NodeRestriction: a kubelet changes its own Node and its own Pods only.
+//! NodeRestriction: a kubelet changes its own Node, its own Pods and the ResourceSlices of its own devices only.
 //!
 //! Follows <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction>.
 
@@ -61,6 +61,20 @@ pub fn validate(
             } else {
                 refuse(format!(
                     "can only access node lease with the same name as the requesting node (\"{node}\")"
+                ))
+            }
+        }
+        ("resource.k8s.io", "resourceslices") => {
+            let (verb, slice) = match operation {
+                Operation::Create => ("create", new),
+                Operation::Delete => ("delete", old),
+                _ => return Ok(()),
+            };
+            if slice.is_none_or(|s| text(s, &["spec", "nodeName"]) == node) {
+                Ok(())
+            } else {
+                refuse(format!(
+                    "can only {verb} ResourceSlice with the same NodeName as the requesting node"
                 ))
             }
         }

@@ -50,6 +50,18 @@ pub async fn authorize(
             )
             .await
         }
+        ("", "serviceaccounts") => {
+            by_role(rbac, wanted).await?;
+            refers(
+                store,
+                node,
+                &wanted.namespace,
+                &wanted.resource,
+                &wanted.name,
+            )
+            .await
+        }
+        ("resource.k8s.io", "resourceslices") => slices(store, node, wanted).await,
         ("", "pods") => pods(store, rbac, node, wanted, read_one).await,
         ("", "nodes") => {
             let own = wanted.name == node
@@ -116,6 +128,44 @@ async fn pods(
                 ))
             }
         }
+    }
+}
+
+/// A node sees and changes the slices of its own devices. What it creates, NodeRestriction looks at.
+async fn slices(store: &dyn Store, node: &str, wanted: &Attributes) -> Result<(), String> {
+    if !wanted.subresource.is_empty() {
+        return Err("cannot authorize ResourceSlice subresources".into());
+    }
+    match wanted.verb.as_str() {
+        "create" => Ok(()),
+        "get" | "update" | "patch" | "delete" => {
+            let key = format!("/registry/resourceslices/{}", wanted.name);
+            let slice = store.get(&key).await.map_err(|e| e.to_string())?;
+            let own = slice.is_some_and(|entry| {
+                serde_json::from_slice::<Value>(&entry.wire)
+                    .is_ok_and(|slice| text(&slice, &["spec", "nodeName"]) == node)
+            });
+            if own {
+                Ok(())
+            } else {
+                Err(format!(
+                    "no relationship found between node '{node}' and this object"
+                ))
+            }
+        }
+        "list" | "watch" | "deletecollection" => {
+            let own = format!("spec.nodeName={node}");
+            if wanted.field_selector.split(',').any(|t| t == own) {
+                Ok(())
+            } else {
+                Err("can only list/watch/deletecollection resourceslices with nodeName field selector".into())
+            }
+        }
+        _ => Err(
+            "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, \
+             delete, deletecollection"
+                .into(),
+        ),
     }
 }
 

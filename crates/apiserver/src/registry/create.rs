@@ -5,7 +5,7 @@ use api::facts::Kind;
 use serde_json::Value;
 use store::{Compare, Op};
 
-use super::{Context, WriteOptions, Written, codec, key, managed, store_status};
+use super::{Context, WriteOptions, Written, codec, key, managed, store_status, unattended};
 use crate::Core;
 use crate::admission::{self, Operation, quota};
 use crate::object::{self, text};
@@ -117,6 +117,9 @@ impl Core {
             "",
         )
         .await?;
+        if let Some(warning) = unattended::warning(kind) {
+            context.warn(warning);
+        }
         let path = key(kind, namespace, &name);
         let write = |new| quota::Write {
             kind,

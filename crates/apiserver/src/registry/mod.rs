@@ -6,7 +6,8 @@ pub mod create;
 pub mod delete;
 pub mod list;
 pub mod managed;
-pub mod update;
+mod unattended;
+mod update;
 pub mod watch;
 
 use std::sync::Arc;

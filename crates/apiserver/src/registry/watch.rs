@@ -17,6 +17,7 @@ use super::list::{Selection, parse_version};
 use super::{key, store_status};
 use crate::Core;
 use crate::answer::{self, Accepted, Encoding, Form};
+use crate::metrics::WatchEvents;
 use crate::request::Query;
 
 /// Lines waiting for a slow client; when they are this many, the store's queue fills and the watch ends.
@@ -185,10 +186,12 @@ async fn follow(
     mut watch: store::Watch,
     lines: Lines,
 ) {
+    let sent = WatchEvents::of(request.kind, &core.world.metrics);
     for entry in state.iter().filter(|e| request.selection.matches(e)) {
         let Some(event) = event(&core, &request, "ADDED", &entry.wire) else {
             return;
         };
+        sent.sent(event.len());
         if !lines.send(event).await {
             return;
         }
@@ -232,6 +235,7 @@ async fn follow(
                     let Some(event) = event(&core, &request, kind, &wire) else {
                         return;
                     };
+                    sent.sent(event.len());
                     if !lines.send(event).await {
                         return;
                     }

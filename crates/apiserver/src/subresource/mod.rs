@@ -1,9 +1,12 @@
 //! Subresources: the parts of an object with verbs of their own.
 
 pub mod eviction;
-pub mod node_proxy;
 pub mod pod;
+pub mod proxy;
+mod relay;
+mod rewrite;
 pub mod scale;
+pub mod streams;
 pub mod token;
 
 use api::facts::Kind;
@@ -12,7 +15,7 @@ use api::facts::Kind;
 #[must_use]
 pub fn is_served(kind: &Kind, name: &str) -> bool {
     match name {
-        "status" | "scale" | "finalize" | "approval" => kind.subresource(name).is_some(),
+        "status" | "scale" | "finalize" | "approval" | "proxy" => kind.subresource(name).is_some(),
         "binding" | "eviction" | "log" | "exec" | "attach" | "portforward" => kind.plural == "pods",
         "token" => kind.plural == "serviceaccounts",
         _ => false,

@@ -169,6 +169,40 @@ async fn a_node_sees_what_its_pods_refer_to_only() {
     let node = json!({"metadata": {"name": "n2"}}).to_string();
     let other = server.raw(n1, "POST", "/api/v1/nodes", &JSON, node).await;
     assert_eq!(other.code, 403, "{}", other.status());
+    let account = "/api/v1/namespaces/demo/serviceaccounts/default";
+    assert_ne!(code(n1, account).await, 403);
+    assert_eq!(code(n2, account).await, 403);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_offers_its_own_devices_only() {
+    let server = Server::start().await;
+    let slices = "/apis/resource.k8s.io/v1/resourceslices";
+    let n1 = Some(("system:node:n1", &["system:nodes"][..]));
+    let n2 = Some(("system:node:n2", &["system:nodes"][..]));
+    let slice = json!({"metadata": {"name": "s1"}, "spec": {
+        "driver": "d.example", "nodeName": "n1",
+        "pool": {"name": "p", "resourceSliceCount": 1}, "devices": [{"name": "a"}],
+    }})
+    .to_string();
+    let other = server.raw(n2, "POST", slices, &JSON, slice.clone()).await;
+    assert_eq!(other.code, 403, "{}", other.status());
+    let own = server.raw(n1, "POST", slices, &JSON, slice).await;
+    assert_eq!(own.code, 201, "{}", own.status());
+    let code = async |who, verb: &str, path: &str| server.raw(who, verb, path, &[], "").await.code;
+    let (one, of_n1) = (
+        format!("{slices}/s1"),
+        format!("{slices}?fieldSelector=spec.nodeName%3Dn1"),
+    );
+    for verb in ["GET", "DELETE"] {
+        assert_eq!(code(n2, verb, &one).await, 403);
+        assert_eq!(code(n2, verb, &of_n1).await, 403);
+        assert_eq!(code(n1, verb, slices).await, 403);
+    }
+    assert_eq!(code(n1, "GET", &one).await, 200);
+    assert_eq!(code(n1, "GET", &of_n1).await, 200);
+    assert_eq!(code(n1, "DELETE", &of_n1).await, 200);
+    assert_eq!(code(n1, "GET", &one).await, 403);
 }
 
 #[tokio::test(start_paused = true)]

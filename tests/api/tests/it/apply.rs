@@ -547,14 +547,9 @@ async fn heartbeats_keep_the_time_of_their_owner() {
         .await
         .ok();
     tokio::time::sleep(std::time::Duration::from_secs(100)).await;
-    let later = server
-        .send(
-            "PUT",
-            &format!("{leases}/n"),
-            &lease("2026-01-01T00:00:10.000000Z"),
-        )
-        .await
-        .ok();
+    let mut beat = lease("2026-01-01T00:00:10.000000Z");
+    beat["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"].clone();
+    let later = server.send("PUT", &format!("{leases}/n"), &beat).await.ok();
     assert_eq!(
         later["metadata"]["managedFields"],
         made["metadata"]["managedFields"]

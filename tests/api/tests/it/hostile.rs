@@ -2,6 +2,7 @@
 //! memory, and disturbs nobody else. Time stands still while nothing happens, so that limits of minutes take none.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
@@ -12,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConfig;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 /// What upstream gives a connection that has no request.
@@ -23,30 +25,31 @@ const REQUEST: Duration = Duration::from_secs(60);
 struct Target {
     server: Server,
     address: SocketAddr,
-    admin: (String, String),
+    /// An administrator's, for HTTP/1.1 and for HTTP/2.
+    tls: [Arc<ClientConfig>; 2],
 }
 
 impl Target {
     async fn start() -> Self {
         let server = Server::start().await;
-        let (address, admin) = server.listen().await;
+        let address = server.listen(server.api.clone()).await;
+        let tls = [true, false].map(|http1_only| server.admin_tls_of(http1_only));
         Self {
             server,
             address,
-            admin: (admin.cert_pem, admin.key_pem),
+            tls,
         }
     }
 
     /// A connection as the administrator, which takes little at once.
     async fn connect(&self, http2: bool) -> TlsStream<TcpStream> {
-        let identity = Some((self.admin.0.as_str(), self.admin.1.as_str()));
-        let config = skiff_http::tls::client_config(self.server.ca(), identity, !http2).unwrap();
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(8 << 10).unwrap();
         let stream = socket.connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
-        let connector = tokio_rustls::TlsConnector::from(config);
+        let tls = self.tls[usize::from(http2)].clone();
+        let connector = tokio_rustls::TlsConnector::from(tls);
         connector.connect(name, stream).await.unwrap()
     }
 

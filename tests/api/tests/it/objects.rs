@@ -488,3 +488,25 @@ async fn both_groups_of_events_show_the_same_objects() {
     assert_eq!(stored["message"], "it runs well");
     assert_eq!(stored["apiVersion"], "v1");
 }
+
+#[tokio::test]
+async fn whoever_creates_what_nothing_acts_on_is_told() {
+    let server = Server::start().await;
+    let crd = json!({
+        "metadata": {"name": "cars.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Cluster", "names": {"plural": "cars", "kind": "Car"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {
+                "openAPIV3Schema": {"type": "object"},
+            }}],
+        },
+    });
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let answer = server.send("POST", path, &crd).await;
+    let want = "299 - \"Skiff keeps CustomResourceDefinition objects but does not act on them yet: the kind is not served\"";
+    assert_eq!(answer.warnings, [want]);
+    drop(answer.ok());
+    let class = json!({"metadata": {"name": "c"}, "provisioner": "example.com/p"});
+    let path = "/apis/storage.k8s.io/v1/storageclasses";
+    assert!(server.send("POST", path, &class).await.warnings.is_empty());
+}

@@ -12,4 +12,5 @@ mod examples;
 mod leftovers;
 mod libraries;
 mod nodes;
+mod proxy;
 mod shims;

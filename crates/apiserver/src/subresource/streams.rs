@@ -2,18 +2,15 @@
 //! speaks the sub-protocols (SPDY/3.1 and the WebSocket ones).
 
 use api::Status;
-use http::{HeaderName, Request, Response};
-use http_body_util::BodyExt as _;
+use http::{HeaderValue, Request, Response};
 use serde_json::Value;
+use skiff_http::Body;
 use skiff_http::percent::escape;
-use skiff_http::{Body, upgrade};
 
 use crate::Core;
 use crate::object::{self, items, text};
 use crate::request::RequestInfo;
-
-/// Headers that belong to one connection and are not passed on.
-const HOP: [&str; 4] = ["authorization", "host", "te", "trailer"];
+use crate::subresource::relay::{Backend, relay};
 
 /// Answers a Pod's streaming subresource by asking its kubelet.
 ///
@@ -38,7 +35,14 @@ pub async fn serve(
     }
     let path = kubelet_path(info, &pod)?;
     let address = kubelet_address(core, node).await?;
-    tunnel(core, &address, &path, request).await
+    let host = HeaderValue::try_from(&address).map_err(Status::internal)?;
+    let kubelet = Backend {
+        address,
+        tls: Some(core.kubelet_tls.clone()),
+    };
+    relay(&kubelet, &path, host, request)
+        .await
+        .map_err(|e| Status::internal(format!("error dialing backend: {e}")))
 }
 
 /// The path on the kubelet, as upstream's kubelet serves it.
@@ -160,7 +164,11 @@ fn container(info: &RequestInfo, pod: &Value) -> Result<String, Status> {
     }
 }
 
-async fn kubelet_address(core: &Core, node: &str) -> Result<String, Status> {
+/// `host:port` of a node's kubelet.
+///
+/// # Errors
+/// 404; 500 for a node without an address.
+pub async fn kubelet_address(core: &Core, node: &str) -> Result<String, Status> {
     let kind = core.kind("", "v1", "nodes")?;
     let object = core.get_value(kind, "", node).await?;
     let addresses = items(&object, &["status", "addresses"]);
@@ -188,63 +196,4 @@ async fn kubelet_address(core: &Core, node: &str) -> Result<String, Status> {
     } else {
         format!("{host}:{port}")
     })
-}
-
-/// Passes the request on and carries the answer, or the upgraded connection, back.
-async fn tunnel(
-    core: &Core,
-    address: &str,
-    path: &str,
-    mut request: Request<Body>,
-) -> Result<Response<Body>, Status> {
-    let unreachable =
-        |e: skiff_http::Error| Status::internal(format!("error dialing backend: {e}"));
-    let wants_upgrade = upgrade::requested(request.headers());
-    let mut onward = Request::builder()
-        .method(request.method().clone())
-        .uri(path);
-    for (name, value) in request.headers() {
-        let ws_token = name == "sec-websocket-protocol";
-        if !HOP.contains(&name.as_str()) && !ws_token {
-            onward = onward.header(name, value);
-        } else if ws_token {
-            onward = onward.header(name, without_token(value));
-        }
-    }
-    let onward = onward
-        .header(http::header::HOST, address)
-        .body(skiff_http::empty())
-        .map_err(Status::internal)?;
-    let host = address
-        .rsplit_once(':')
-        .map_or(address, |(h, _)| h)
-        .trim_matches(['[', ']']);
-    let server =
-        rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(Status::internal)?;
-    let tls = core.kubelet_tls.clone();
-    let (answer, raw) = upgrade::dial(address, server, tls, onward)
-        .await
-        .map_err(unreachable)?;
-    let Some(backend) = raw.filter(|_| wants_upgrade.is_some()) else {
-        return Ok(answer.map(|b| b.map_err(Into::into).boxed_unsync()));
-    };
-    let mut head = Response::builder();
-    for (name, value) in answer.headers() {
-        head = head.header(HeaderName::clone(name), value);
-    }
-    let head = head.body(()).map_err(Status::internal)?;
-    Ok(upgrade::accept(&mut request, head, |client| {
-        upgrade::tunnel(client, backend)
-    }))
-}
-
-/// A browser's bearer token travels among the sub-protocols; it stays here.
-fn without_token(value: &http::HeaderValue) -> http::HeaderValue {
-    let text = value.to_str().unwrap_or("");
-    let kept: Vec<&str> = text
-        .split(',')
-        .map(str::trim)
-        .filter(|p| !p.starts_with("base64url.bearer."))
-        .collect();
-    http::HeaderValue::from_str(&kept.join(", ")).unwrap_or_else(|_| value.clone())
 }
