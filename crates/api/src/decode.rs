@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::facts::{self, Ty, TypeId};
 use crate::field::quote;
+use crate::protobuf::layout::{self, AnyForm};
 use crate::{Quantity, time};
 
 /// How deep objects may nest.
@@ -410,13 +411,56 @@ impl Walk {
             self.path.push_str(key);
             self.fields.push(field.name);
             let owner = std::mem::replace(&mut self.owner, ty.name);
-            self.value(field.ty, one);
+            let form = match field.ty {
+                Ty::Any | Ty::Map(Ty::Any) => layout::any_form(id, field.name),
+                _ => AnyForm::Raw,
+            };
+            match form {
+                AnyForm::Raw => self.value(field.ty, one),
+                form => self.alternative(id, form, one),
+            }
             self.owner = owner;
             self.fields.pop();
             self.path.truncate(length);
-            // A time that was written as "" is the zero time, which is left out.
-            !(one.is_null() && matches!(field.ty, Ty::Time | Ty::MicroTime))
+            // A time that was written as "" is the zero time, which is left out, as is an alternative that is neither.
+            !(one.is_null() && matches!(field.ty, Ty::Time | Ty::MicroTime | Ty::Any))
         });
+    }
+
+    /// A schema of a custom resource, or what may stand in its place. Upstream reads these apart from the rest: what is
+    /// unknown in them is dropped without a word, and what is neither is nothing.
+    fn alternative(&mut self, schema: TypeId, form: AnyForm, value: &mut Value) {
+        let unknown = self.out.unknown.len();
+        match (form, &mut *value) {
+            (AnyForm::SchemaOrStrings, Value::Object(entries)) => {
+                for (_, one) in entries.iter_mut() {
+                    self.schema_or_list(schema, one, &mut |walk, item| {
+                        walk.value(Ty::String, item);
+                    });
+                }
+                entries.retain(|_, one| !one.is_null());
+            }
+            (AnyForm::SchemaOrStrings, _) => self.wrong(value, "map[string]interface {}"),
+            (AnyForm::SchemaOrBool, Value::Bool(_)) => {}
+            (AnyForm::SchemaOrBool, Value::Object(_)) => self.object(schema, value),
+            (AnyForm::SchemaOrBool, _) => self.complain("boolean or JSON schema expected".into()),
+            _ => self.schema_or_list(schema, value, &mut |walk, item| walk.object(schema, item)),
+        }
+        self.out.unknown.truncate(unknown);
+    }
+
+    /// A schema, or a list of what `each` takes; null if it is neither.
+    fn schema_or_list(
+        &mut self,
+        schema: TypeId,
+        value: &mut Value,
+        each: &mut dyn FnMut(&mut Self, &mut Value),
+    ) {
+        match value {
+            Value::Object(_) => self.object(schema, value),
+            Value::Array(items) => items.iter_mut().for_each(|item| each(self, item)),
+            _ => *value = Value::Null,
+        }
     }
 
     fn integer(&mut self, value: &mut Value, want: &str, low: i64, high: i64) {
@@ -658,6 +702,45 @@ mod tests {
             strict_error(&found.unknown, &["spec.x".into()]).unwrap(),
             r#"strict decoding error: duplicate field "spec.x", unknown field "metadata.foo", unknown field "spec.containers[0].bar""#
         );
+    }
+
+    #[test]
+    fn schemas_may_have_alternatives() {
+        let crd = |schema: Value| json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}});
+        let read = |schema: Value| {
+            let mut object = crd(schema);
+            let found = conform(ty("customresourcedefinitions"), &mut object);
+            assert_eq!(found.unknown, Vec::<String>::new());
+            let schema = &object["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            (schema.clone(), found.errors)
+        };
+        let fine = json!({
+            "items": [{"type": "string"}], "additionalProperties": false, "additionalItems": {"type": "object"},
+            "dependencies": {"a": ["b"], "c": {"items": {"type": "string"}}},
+        });
+        assert_eq!(read(fine.clone()), (fine, vec![]));
+        let odd =
+            json!({"items": true, "additionalProperties": {"foo": 1}, "dependencies": {"a": 1}});
+        let kept = json!({"additionalProperties": {}, "dependencies": {}});
+        assert_eq!(read(odd), (kept, vec![]));
+        for (wrong, why) in [
+            (
+                json!({"additionalProperties": 1}),
+                "boolean or JSON schema expected",
+            ),
+            (json!({"items": [true]}), "cannot unmarshal bool"),
+            (
+                json!({"items": {"items": {"type": 1}}}),
+                "cannot unmarshal number",
+            ),
+            (
+                json!({"dependencies": {"a": [1]}}),
+                "cannot unmarshal number",
+            ),
+        ] {
+            let (_, errors) = read(wrong);
+            assert!(errors[0].contains(why), "{errors:?}");
+        }
     }
 
     #[test]

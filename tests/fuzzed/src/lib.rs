@@ -33,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     ("label_selector", texts::label_selector),
     ("field_selector", texts::field_selector),
     ("quantity", texts::quantity),
+    ("cron_schedule", texts::cron_schedule),
     ("time", texts::time),
     ("request_line", texts::request_line),
     ("continue_token", list::continue_token),

@@ -1,6 +1,6 @@
 //! Objects made of random bytes along the facts: random text is seldom a Pod, this always nearly is.
 
-use api::facts::{self, Kind, Ty, TypeId};
+use api::facts::{self, Field, Kind, Ty, Type, TypeId};
 use serde_json::{Map, Value};
 
 /// Random bytes, taken one by one; zeros once they are used up, which ends whatever is being made.
@@ -173,16 +173,44 @@ pub fn value(dice: &mut Dice<'_>, ty: Ty, depth: usize) -> Value {
 }
 
 fn fields(dice: &mut Dice<'_>, id: TypeId, depth: usize) -> Value {
-    let all = facts::type_of(id).fields;
+    let ty = facts::type_of(id);
     let mut out = Map::new();
-    if depth > 0 && !all.is_empty() && !dice.is_empty() {
-        for field in all.iter().filter(|f| f.required) {
-            out.insert(field.name.into(), value(dice, field.ty, depth - 1));
+    if depth > 0 && !ty.fields.is_empty() && !dice.is_empty() {
+        let mut make = |dice: &mut Dice<'_>, field: &Field| {
+            let value = alternative(dice, ty, field, id, depth)
+                .unwrap_or_else(|| value(dice, field.ty, depth - 1));
+            out.insert(field.name.into(), value);
+        };
+        for field in ty.fields.iter().filter(|f| f.required) {
+            make(dice, field);
         }
         for _ in 0..dice.below(5) {
-            let field = &all[dice.below(all.len())];
-            out.insert(field.name.into(), value(dice, field.ty, depth - 1));
+            let at = dice.below(ty.fields.len());
+            make(dice, &ty.fields[at]);
         }
     }
     Value::Object(out)
+}
+
+/// What may be a schema or something else, in a schema.
+fn alternative(
+    dice: &mut Dice<'_>,
+    ty: &Type,
+    field: &Field,
+    id: TypeId,
+    depth: usize,
+) -> Option<Value> {
+    if ty.name != "JSONSchemaProps" {
+        return None;
+    }
+    let schema = |dice: &mut Dice<'_>| value(dice, Ty::Struct(id), depth - 1);
+    let first = dice.byte() & 1 == 1;
+    Some(match field.name {
+        "items" | "additionalItems" | "additionalProperties" if first => schema(dice),
+        "items" => Value::Array(vec![schema(dice), schema(dice)]),
+        "additionalItems" | "additionalProperties" => (dice.byte() & 1 == 1).into(),
+        "dependencies" if first => serde_json::json!({ "a": schema(dice) }),
+        "dependencies" => serde_json::json!({"a": [dice.one(&WORDS)]}),
+        _ => return None,
+    })
 }

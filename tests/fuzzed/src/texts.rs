@@ -87,6 +87,58 @@ pub fn quantity(data: &[u8]) {
     assert_eq!(a.is_zero(), a.sign() == 0);
 }
 
+/// What is wrong with a CronJob of this schedule.
+fn wrong_schedule(schedule: &str) -> Vec<String> {
+    let Some(kind) = api::facts::kind("batch", "v1", "cronjobs") else {
+        return Vec::new();
+    };
+    let mut object = serde_json::json!({
+        "metadata": {"name": "a", "namespace": "n"}, "spec": {"schedule": schedule},
+    });
+    strategy::default(kind, &mut object);
+    let errors = strategy::validate_create(kind, &object);
+    let of_schedule = errors.iter().filter(|e| e.field == "spec.schedule");
+    of_schedule.map(ToString::to_string).collect()
+}
+
+/// A schedule is its five fields, each for itself and between any white space; two lists are one.
+pub fn cron_schedule(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    let wrong = wrong_schedule(text);
+    assert!(wrong.iter().all(|why| !why.is_empty()));
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    if fields.len() != 5 || text.contains(['@', '=']) {
+        return;
+    }
+    let spaced = format!("  {} \t", fields.join("  "));
+    assert_eq!(
+        wrong_schedule(&spaced).is_empty(),
+        wrong.is_empty(),
+        "{spaced:?}"
+    );
+    let alone = |at: usize, field: &str| {
+        let mut all = ["*"; 5];
+        all[at] = field;
+        wrong_schedule(&all.join(" ")).is_empty()
+    };
+    let each = (0..5).all(|at| alone(at, fields[at]));
+    assert_eq!(
+        each,
+        wrong.is_empty(),
+        "{text:?} is not what its fields are"
+    );
+    for (at, field) in fields.iter().enumerate() {
+        if let Some((a, b)) = field.split_once(',') {
+            let parts = (a.is_empty() || alone(at, a)) && (b.is_empty() || alone(at, b));
+            assert_eq!(
+                parts,
+                alone(at, field),
+                "{field:?} is not what its parts are"
+            );
+        }
+    }
+}
+
 /// A time has one form.
 pub fn time(data: &[u8]) {
     let Some(text) = text(data) else { return };
