@@ -256,20 +256,22 @@ async fn stopped(shutdown: &Shutdown, activity: &Activity) {
 #[derive(Default)]
 struct Activity {
     requests: AtomicUsize,
-    /// The first came or the last went.
-    changed: Notify,
+    /// The last went.
+    ended: Notify,
 }
 
 impl Activity {
     /// Ends when there was no request for [`IDLE`].
     async fn idle(&self) {
         loop {
-            let changed = self.changed.notified();
-            if self.requests.load(Ordering::Acquire) > 0 {
-                changed.await;
-            } else if tokio::time::timeout(IDLE, changed).await.is_err() {
+            let waited = tokio::time::timeout(IDLE, self.ended.notified()).await;
+            if waited.is_ok() {
+                continue;
+            }
+            if self.requests.load(Ordering::Acquire) == 0 {
                 return;
             }
+            self.ended.notified().await;
         }
     }
 }
@@ -279,9 +281,7 @@ struct UnderWay(Arc<Activity>);
 
 impl UnderWay {
     fn new(activity: &Arc<Activity>) -> Self {
-        if activity.requests.fetch_add(1, Ordering::AcqRel) == 0 {
-            activity.changed.notify_one();
-        }
+        activity.requests.fetch_add(1, Ordering::AcqRel);
         Self(activity.clone())
     }
 }
@@ -289,7 +289,7 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         if self.0.requests.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.changed.notify_one();
+            self.0.ended.notify_one();
         }
     }
 }

@@ -261,8 +261,6 @@ pub fn spdy_exec(data: &[u8]) {
     assert!(seen.ended, "a session whose streams are open does not end");
     if sure {
         assert_eq!(seen.stdin, input, "input is lost or made up");
-    } else {
-        assert!(input.starts_with(&seen.stdin) || !input.is_empty() || seen.stdin.is_empty());
     }
 }
 
