@@ -23,7 +23,12 @@ pub fn certificates(data: &[u8]) {
         }
         let _ = skiff_http::tls::client_config(text, None, true);
     }
-    if checked.is_ok() && !data.is_empty() {
+    // Of blocks that do not end, ours makes what Go does, and the TLS library something else.
+    let count = |what: &str| text.matches(what).count();
+    let whole = count("-----BEGIN ") == count("-----BEGIN CERTIFICATE-----\n")
+        && count("-----END ") == count("\n-----END CERTIFICATE-----")
+        && count("-----BEGIN ") == count("-----END ");
+    if checked.is_ok() && !data.is_empty() && whole {
         let found = CertificateDer::pem_slice_iter(data);
         assert!(
             found.flatten().next().is_some(),
