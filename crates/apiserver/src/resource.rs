@@ -430,7 +430,7 @@ async fn of_subresource(
         return unsupported();
     }
     match info.subresource.as_str() {
-        "status" | "finalize" | "approval" => match info.verb {
+        "status" | "finalize" | "approval" | "ephemeralcontainers" | "resize" => match info.verb {
             "get" => {
                 let accepted = answer::negotiate(request.headers(), &info.query)?;
                 let entry = core.get(stored_as(kind), namespace, &info.name).await?;

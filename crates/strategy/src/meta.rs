@@ -63,6 +63,33 @@ pub(crate) fn validate(kind: &Kind, rule: Names, object: &Value, errors: &mut Er
     shared(meta, errors);
 }
 
+/// Annotations: keys in any case, and not too much of them.
+pub(crate) fn validate_annotations(annotations: &Value, path: &str, errors: &mut Errors) {
+    let mut size = 0;
+    for (key, value) in entries(annotations) {
+        let wrong = names::qualified_name(&key.to_lowercase());
+        invalid_all(path, key, wrong, errors);
+        size += key.len() + text(value).len();
+    }
+    if size > ANNOTATIONS_LIMIT {
+        errors.push(FieldError::too_long(path, ANNOTATIONS_LIMIT));
+    }
+}
+
+/// The metadata of a template: labels and annotations only.
+pub(crate) fn validate_template(meta: &Value, path: &str, errors: &mut Errors) {
+    let at = format!("{path}.annotations");
+    validate_annotations(&meta["annotations"], &at, errors);
+    labels(&meta["labels"], &format!("{path}.labels"), errors);
+    for (key, value) in entries(meta) {
+        let empty = value.is_null() || value == "" || *value == json!([]);
+        if !matches!(key.as_str(), "annotations" | "labels") && !empty {
+            let path = format!("{path}.{key}");
+            errors.push(FieldError::forbidden(path, "cannot be set"));
+        }
+    }
+}
+
 fn shared(meta: &Value, errors: &mut Errors) {
     if meta["generation"].as_i64().is_some_and(|g| g < 0) {
         let detail = "must be greater than or equal to 0";
@@ -73,22 +100,7 @@ fn shared(meta: &Value, errors: &mut Errors) {
         ));
     }
     labels(&meta["labels"], "metadata.labels", errors);
-    let mut size = 0;
-    for (key, value) in entries(&meta["annotations"]) {
-        invalid_all(
-            "metadata.annotations",
-            key,
-            names::qualified_name(&key.to_lowercase()),
-            errors,
-        );
-        size += key.len() + text(value).len();
-    }
-    if size > ANNOTATIONS_LIMIT {
-        errors.push(FieldError::too_long(
-            "metadata.annotations",
-            ANNOTATIONS_LIMIT,
-        ));
-    }
+    validate_annotations(&meta["annotations"], "metadata.annotations", errors);
     let mut controllers: Vec<&Value> = Vec::new();
     for owner in items(&meta["ownerReferences"]) {
         let path = |key: &str| format!("metadata.ownerReferences.{key}");
@@ -127,17 +139,16 @@ fn shared(meta: &Value, errors: &mut Errors) {
         ));
     }
     for finalizer in items(&meta["finalizers"]) {
-        let name = text(finalizer);
-        invalid_all(
-            "metadata.finalizers",
-            name,
-            names::qualified_name(name),
-            errors,
-        );
-        if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
-            let detail = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.push(FieldError::invalid_str("metadata.finalizers", name, detail));
-        }
+        validate_finalizer(text(finalizer), "metadata.finalizers", errors);
+    }
+}
+
+/// Who must do something before an object goes: a qualified name, or one of the few that are known without.
+pub(crate) fn validate_finalizer(name: &str, path: &str, errors: &mut Errors) {
+    invalid_all(path, name, names::qualified_name(name), errors);
+    if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
+        let detail = "name is neither a standard finalizer name nor is it fully qualified";
+        errors.push(FieldError::invalid_str(path, name, detail));
     }
 }
 
