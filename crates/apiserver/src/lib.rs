@@ -35,9 +35,11 @@ use api::Status;
 use api::facts::Kind;
 use futures::FutureExt as _;
 use http::{HeaderValue, Request, Response};
+use http_body::Body as _;
 use pki::TokenKey;
-use skiff_http::{Body, Handler, body, upgrade};
+use skiff_http::{Body, Cut, Handler, body, upgrade};
 use store::Store;
+use tokio_util::sync::CancellationToken;
 use world::metrics::Counter;
 use world::{Shutdown, World};
 
@@ -52,6 +54,8 @@ use request::RequestInfo;
 pub const MAX_BODY: usize = 3 << 20;
 /// How long a request that is not a stream may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// An answer of more bytes than this must be read in time, too.
+const LARGE_ANSWER: u64 = 64 << 10;
 /// Events live this long.
 const EVENT_LIFE: Duration = Duration::from_secs(3600);
 
@@ -270,12 +274,14 @@ async fn answer_request(
 ) -> Response<Body> {
     let streams = info.is_stream();
     let failures = answer::encoding_of_failures(request.headers());
+    let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
+    let cut = request.extensions().get::<Cut>().cloned();
     let work = permitted(core, info, request);
     let answered = if streams {
         work.await
     } else {
-        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
-            Ok(answered) => answered,
+        match tokio::time::timeout_at(deadline, work).await {
+            Ok(answered) => answered.map(|answer| read_until(deadline, answer, cut)),
             Err(_) => Err(Status::timeout(
                 "request did not complete within the allotted timeout",
                 1,
@@ -283,6 +289,27 @@ async fn answer_request(
         }
     };
     answered.unwrap_or_else(|status| answer::failure(&status, failures))
+}
+
+/// Sees to it that a large answer is read by the deadline; if not, the connection is closed, as upstream does. What is smaller
+/// waits in the connection alone, which has limits of its own.
+fn read_until(
+    deadline: tokio::time::Instant,
+    answer: Response<Body>,
+    cut: Option<Cut>,
+) -> Response<Body> {
+    let Some(cut) = cut.filter(|_| answer.body().size_hint().lower() > LARGE_ANSWER) else {
+        return answer;
+    };
+    let done = CancellationToken::new();
+    let read = done.clone();
+    tokio::spawn(async move {
+        let read = tokio::time::timeout_at(deadline, read.cancelled()).await;
+        if read.is_err() {
+            cut.cut();
+        }
+    });
+    answer.map(|all| body::guarded(all, done.drop_guard()))
 }
 
 /// Authenticates, authorizes and answers.

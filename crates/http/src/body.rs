@@ -26,7 +26,48 @@ pub fn empty() -> Body {
 #[must_use]
 pub fn channel(bound: usize) -> (tokio::sync::mpsc::Sender<Bytes>, Body) {
     let (tx, rx) = tokio::sync::mpsc::channel(bound);
-    (tx, Streamed(rx).boxed_unsync())
+    (tx, queue(rx))
+}
+
+/// The same of a queue that exists.
+#[must_use]
+pub fn queue(pieces: tokio::sync::mpsc::Receiver<Bytes>) -> Body {
+    Streamed(pieces).boxed_unsync()
+}
+
+/// A body that tells when it is done with: sent to its end, or given up. Dropping `guard` is what tells.
+#[must_use]
+pub fn guarded(body: Body, guard: tokio_util::sync::DropGuard) -> Body {
+    Guarded {
+        body,
+        _guard: guard,
+    }
+    .boxed_unsync()
+}
+
+struct Guarded {
+    body: Body,
+    _guard: tokio_util::sync::DropGuard,
+}
+
+impl http_body::Body for Guarded {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A body of pieces that arrive over a queue.

@@ -10,6 +10,7 @@ mod deletion;
 mod election;
 mod escalation;
 mod floors;
+mod hostile;
 mod kinds;
 mod metrics;
 mod objects;
