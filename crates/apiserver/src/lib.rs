@@ -235,8 +235,11 @@ impl Handler for ApiServer {
         } else {
             // A write goes on when its caller is dropped, so that nothing is half done (DESIGN §6).
             let task = tokio::spawn(async move { guarded(core, info, request).await });
-            task.await
-                .unwrap_or_else(|e| answer::failure(&Status::internal(e), failures))
+            match tokio::time::timeout(REQUEST_TIMEOUT, task).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => answer::failure(&Status::internal(error), failures),
+                Err(_) => answer::failure(&timed_out(), failures),
+            }
         };
         let size = http_body::Body::size_hint(answered.body()).exact();
         measured.answered(answered.status().as_u16(), size);
@@ -267,26 +270,32 @@ async fn guarded(core: Arc<Core>, info: RequestInfo, request: Request<Body>) -> 
     }
 }
 
+fn timed_out() -> Status {
+    Status::timeout("request did not complete within the allotted timeout", 1)
+}
+
 async fn answer_request(
     core: Arc<Core>,
     info: RequestInfo,
     request: Request<Body>,
 ) -> Response<Body> {
-    let streams = info.is_stream();
+    let (streams, reads) = (info.is_stream(), info.is_read_only());
     let failures = answer::encoding_of_failures(request.headers());
     let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
     let cut = request.extensions().get::<Cut>().cloned();
     let work = permitted(core, info, request);
     let answered = if streams {
         work.await
+    } else if reads {
+        let timed = tokio::time::timeout_at(deadline, work).await;
+        timed.unwrap_or_else(|_| Err(timed_out()))
     } else {
-        match tokio::time::timeout_at(deadline, work).await {
-            Ok(answered) => answered.map(|answer| read_until(deadline, answer, cut)),
-            Err(_) => Err(Status::timeout(
-                "request did not complete within the allotted timeout",
-                1,
-            )),
-        }
+        // Nobody drops a write half-way: only its answer is not waited for.
+        work.await
+    };
+    let answered = match answered {
+        Ok(answer) if !streams => Ok(read_until(deadline, answer, cut)),
+        other => other,
     };
     answered.unwrap_or_else(|status| answer::failure(&status, failures))
 }

@@ -29,6 +29,8 @@ pub const STALLED: Duration = Duration::from_secs(60);
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// How long a watch lasts when the client does not say: between this and twice this, so that they don't end together.
 const MIN_TIMEOUT: u64 = 1800;
+/// A year: what is more is no time that a watch lasts.
+const MAX_TIMEOUT: u64 = 365 * 86_400;
 
 /// The other end of a watch.
 pub struct Client {
@@ -98,6 +100,7 @@ impl Request {
             );
         }
         let asked = query.get("timeoutSeconds").parse::<u64>().unwrap_or(0);
+        let asked = asked.min(MAX_TIMEOUT);
         let seconds = if asked > 0 {
             asked
         } else {
@@ -213,9 +216,12 @@ async fn follow(
             received = watch.events.recv() => received,
             () = tokio::time::sleep_until(wake) => {
                 if request.bookmarks {
-                    // The store is current up to its revision: everything before it was delivered to us.
-                    if watch.events.is_empty() && !send_bookmark(&request, revision, false, &lines).await {
-                        return;
+                    // Also when nothing of this kind changed: else the client's revision would leave the history.
+                    if let Some(current) = watch.progress() {
+                        revision = revision.max(current);
+                        if !send_bookmark(&request, revision, false, &lines).await {
+                            return;
+                        }
                     }
                     next_bookmark = Instant::now() + BOOKMARK_EVERY;
                 }

@@ -180,3 +180,31 @@ async fn an_informer_follows_and_tells_its_handlers() {
     assert_eq!(heard.recv().await.unwrap(), "gone default/a");
     assert!(informer.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_bookmark_tells_the_revision_of_a_quiet_kind_too() {
+    let server = Server::start().await;
+    // A time that no clock reaches ends nothing.
+    let query = "watch=true&allowWatchBookmarks=true&timeoutSeconds=9223372036854775807";
+    let mut stream = server
+        .admin()
+        .watch(&format!("{PATH}?{query}"))
+        .await
+        .unwrap();
+    let secret = json!({"metadata": {"name": "s"}});
+    let path = "/api/v1/namespaces/default/secrets";
+    let made = server.send("POST", path, &secret).await.ok();
+    let made: u64 = made["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let (event, object) = next(&mut stream).await;
+    assert_eq!(event.trim(), "BOOKMARK");
+    let told: u64 = object["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(told >= made, "{told} {made}");
+}
