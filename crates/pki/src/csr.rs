@@ -38,7 +38,15 @@ fn block(mut text: &[u8]) -> Option<(Block, &[u8])> {
         if let Ok((pem, read)) = x509_parser::pem::Pem::read(&mut cursor) {
             let this = this[..read.min(this.len())].trim_ascii_end();
             let end = format!("\n-----END {}-----", pem.label);
-            if this.ends_with(end.as_bytes()) {
+            let body = this.strip_suffix(end.as_bytes());
+            // The library also takes several texts of base64 one after the other.
+            let ends_once = |body: &[u8]| {
+                let padding = body.iter().skip_while(|b| **b != b'=');
+                padding
+                    .copied()
+                    .all(|b| b == b'=' || b.is_ascii_whitespace())
+            };
+            if body.is_some_and(ends_once) {
                 let block = Block {
                     label: pem.label,
                     has_headers: this.contains(&b':'),
@@ -114,8 +122,11 @@ pub fn check_certificates(pem: &[u8]) -> Result<(), String> {
         if block.der.is_empty() {
             return Err("found CERTIFICATE PEM block containing 0 certificates".to_owned());
         }
-        x509_parser::parse_x509_certificate(&block.der)
-            .map_err(|_| "x509: malformed certificate".to_owned())?;
+        let mut der = block.der.as_slice();
+        while !der.is_empty() {
+            (der, _) = x509_parser::parse_x509_certificate(der)
+                .map_err(|_| "x509: malformed certificate".to_owned())?;
+        }
         found = true;
         rest = after;
     }
@@ -190,6 +201,10 @@ mod tests {
             format!("x{cert}"),
             cert.replace("-----END CERTIFICATE-----", "-----END CERTIFICATE-----x"),
             cert.replace("-----END CERTIFICATE-----", "-----END KEY-----"),
+            cert.replace(
+                "-----END CERTIFICATE-----",
+                "YQ==\nYQ==\n-----END CERTIFICATE-----",
+            ),
         ] {
             assert_eq!(
                 check_certificates(broken.as_bytes()),
