@@ -283,6 +283,11 @@ async fn answer_request(
     let failures = answer::encoding_of_failures(request.headers());
     let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
     let cut = request.extensions().get::<Cut>().cloned();
+    let request = if streams || reads {
+        request
+    } else {
+        request.map(|sent| body::until(deadline, sent))
+    };
     let work = permitted(core, info, request);
     let answered = if streams {
         work.await
@@ -318,7 +323,7 @@ fn read_until(
             cut.cut();
         }
     });
-    answer.map(|all| body::guarded(all, done.drop_guard()))
+    answer.map(|all| body::holding(all, done.drop_guard()))
 }
 
 /// Authenticates, authorizes and answers.
@@ -398,6 +403,7 @@ async fn read_body(request: Body) -> Result<bytes::Bytes, Status> {
         .await
         .map_err(|error| match error {
             body::CollectError::TooLarge(limit) => Status::too_large(format!("limit is {limit}")),
+            body::CollectError::Broken(error) if error.is::<body::Late>() => timed_out(),
             body::CollectError::Broken(error) => {
                 Status::bad_request(format!("the request's body broke off: {error}"))
             }

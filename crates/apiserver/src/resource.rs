@@ -106,7 +106,7 @@ async fn start_watch(
     if upgrade::requested(request.headers()).as_deref() == Some("websocket") {
         return crate::websocket::serve_events(&mut request, accepted.encoding, lines, done);
     }
-    let stream = body::guarded(body::queue(lines), done.drop_guard());
+    let stream = body::holding(body::queue(lines), done.drop_guard());
     Ok(answer::stream(accepted.encoding, stream))
 }
 
