@@ -11,6 +11,7 @@ use std::sync::Arc;
 use apiserver::allocate::ServiceRange;
 use clap::Args;
 use client::{Client, HttpsConfig, HttpsTransport};
+use reconcile::election;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use world::{Shutdown, World};
@@ -114,11 +115,57 @@ pub struct DnsFlags {
     service_cidr: String,
 }
 
+/// Who of several acts.
+#[derive(Args, Clone, Debug)]
+pub struct Election {
+    /// Act only while holding the component's Lease in kube-system; others wait for it
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    leader_elect: bool,
+}
+
+impl Election {
+    /// Calls `start` when this process may act, and waits until it is told to stop. Without election that is at once.
+    async fn lead(
+        &self,
+        client: &Client,
+        site: &Site,
+        name: &str,
+        start: impl FnOnce(&Site),
+    ) -> Result<(), Failure> {
+        if !self.leader_elect {
+            start(site);
+            site.shutdown.cancelled().await;
+            return Ok(());
+        }
+        let identity = format!("{}_{}", host_name(), site.world.rng.uuid());
+        let config = election::Config::new(name, identity);
+        let lead = async |stop: Shutdown| {
+            tracing::info!(component = name, "leads");
+            start(site);
+            stop.cancelled().await;
+        };
+        let ended = election::run(client, &site.world, &site.shutdown, &config, lead).await;
+        // What was started may still act: the process ends.
+        ended.map(drop).map_err(Failure::new)
+    }
+}
+
+/// The flags of `skiff scheduler`.
+#[derive(Args, Clone, Debug)]
+pub struct SchedulerFlags {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    election: Election,
+}
+
 /// The flags of `skiff controller-manager`.
 #[derive(Args, Clone, Debug)]
 pub struct ControllersFlags {
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    election: Election,
     /// Addresses of Pods
     #[arg(long, default_value = "10.42.0.0/16")]
     cluster_cidr: String,
@@ -347,18 +394,20 @@ pub fn dns(common: &Common, flags: &DnsFlags) -> Result<(), Failure> {
     })
 }
 
-/// Runs the scheduler until it is told to stop.
+/// Runs the scheduler, while it leads, until it is told to stop.
 ///
 /// # Errors
-/// What keeps it from starting.
-pub fn scheduler(common: &Common, connection: &Connection) -> Result<(), Failure> {
-    let (_, client) = connection.open("kube-scheduler")?;
+/// What keeps it from starting, and that another one leads now.
+pub fn scheduler(common: &Common, flags: &SchedulerFlags) -> Result<(), Failure> {
+    let (_, client) = flags.connection.open("kube-scheduler")?;
     let _running = claim(common, "scheduler")?;
     server::run_to_the_end(async move {
         let site = site(common, "10.43.0.0/16")?;
-        parts::start_scheduler(&site, client);
-        site.shutdown.cancelled().await;
-        Ok(())
+        let start = |site: &Site| parts::start_scheduler(site, client.clone());
+        flags
+            .election
+            .lead(&client, &site, "kube-scheduler", start)
+            .await
     })
 }
 
@@ -377,9 +426,14 @@ pub fn controllers(common: &Common, flags: &ControllersFlags) -> Result<(), Fail
     server::run_to_the_end(async move {
         let mut site = site(common, "10.43.0.0/16")?;
         site.cluster_cidr = cidr(&flags.cluster_cidr)?;
-        parts::start_controllers(&site, Arc::new(move |_| client.clone()), &root_ca);
-        site.shutdown.cancelled().await;
-        Ok(())
+        let of_all = client.clone();
+        let start = |site: &Site| {
+            parts::start_controllers(site, Arc::new(move |_| of_all.clone()), &root_ca);
+        };
+        let election = &flags.election;
+        election
+            .lead(&client, &site, "kube-controller-manager", start)
+            .await
     })
 }
 

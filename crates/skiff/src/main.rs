@@ -77,7 +77,7 @@ enum Command {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
-        flags: component::Connection,
+        flags: component::SchedulerFlags,
     },
     /// Run the controllers, all as the kubeconfig's user
     ControllerManager {
