@@ -33,6 +33,9 @@ pub async fn serve(
     if !kind.namespaced && !info.namespace.is_empty() && kind.plural != "namespaces" {
         return Err(Status::no_such_path());
     }
+    if let Some(warning) = deprecation(kind) {
+        context.warn(warning);
+    }
     if !info.subresource.is_empty() {
         if !subresource::is_served(kind, &info.subresource) {
             return Err(Status::no_such_path());
@@ -49,11 +52,7 @@ pub async fn serve(
             && info.namespace.is_empty()
             && !matches!(info.verb, "list" | "watch" | "deletecollection")
     {
-        return Err(Status::method_not_supported(
-            kind.group,
-            kind.plural,
-            info.verb,
-        ));
+        return Err(Status::method_not_allowed());
     }
     let namespace = if kind.namespaced {
         info.namespace.as_str()
@@ -83,8 +82,14 @@ pub async fn serve(
         "deletecollection" => {
             delete_collection(core, context, kind, namespace, info, request).await
         }
-        verb => Err(Status::method_not_supported(kind.group, kind.plural, verb)),
+        _ => Err(Status::method_not_allowed()),
     }
+}
+
+/// What every request for a kind that upstream has deprecated is told.
+fn deprecation(kind: &Kind) -> Option<&'static str> {
+    ((kind.group, kind.kind) == ("", "Endpoints"))
+        .then_some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
 }
 
 async fn start_watch(
@@ -130,11 +135,7 @@ async fn create(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     if !info.name.is_empty() {
-        return Err(Status::method_not_supported(
-            kind.group,
-            kind.plural,
-            "create",
-        ));
+        return Err(Status::method_not_allowed());
     }
     let accepted = answer::negotiate(request.headers(), &info.query)?;
     let options = WriteOptions::of(&info.query, "CreateOptions")?;
@@ -373,11 +374,7 @@ async fn review(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     if info.verb != "create" {
-        return Err(Status::method_not_supported(
-            kind.group,
-            kind.plural,
-            info.verb,
-        ));
+        return Err(Status::method_not_allowed());
     }
     let accepted = answer::negotiate(request.headers(), &info.query)?;
     let options = WriteOptions::of(&info.query, "CreateOptions")?;
@@ -397,11 +394,7 @@ async fn review(
             accepted,
             &answered?.to_string().into(),
         ),
-        None => Err(Status::method_not_supported(
-            kind.group,
-            kind.plural,
-            info.verb,
-        )),
+        None => Err(Status::method_not_allowed()),
     }
 }
 
@@ -417,10 +410,7 @@ async fn of_subresource(
     } else {
         ""
     };
-    let unsupported = || {
-        let path = format!("{}/{}", kind.plural, info.subresource);
-        Err(Status::method_not_supported(kind.group, &path, info.verb))
-    };
+    let unsupported = || Err(Status::method_not_allowed());
     if info.subresource == "proxy" {
         return subresource::proxy::serve(core, kind, info, request).await;
     }
@@ -484,11 +474,7 @@ async fn action(
         }
         "token" => subresource::token::create(core, context, namespace, name, value).await?,
         _ => {
-            return Err(Status::method_not_supported(
-                kind.group,
-                kind.plural,
-                info.verb,
-            ));
+            return Err(Status::method_not_allowed());
         }
     };
     answer::other(StatusCode::CREATED, accepted, &done)
@@ -505,7 +491,7 @@ async fn scale(
     let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
     if info.verb == "get" {
         let object = core.get_value(kind, namespace, name).await?;
-        return answer::other(StatusCode::OK, accepted, &strategy::scale_of(kind, &object));
+        return answer::scale(core, accepted, &strategy::scale_of(kind, &object));
     }
     let operation = if info.verb == "patch" {
         "PatchOptions"
@@ -551,5 +537,5 @@ async fn scale(
         subresource::scale::update(core, context, kind, namespace, name, &mut change, &options)
             .await?
     };
-    answer::other(StatusCode::OK, accepted, &scaled)
+    answer::scale(core, accepted, &scaled)
 }

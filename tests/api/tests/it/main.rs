@@ -16,3 +16,4 @@ mod protobuf;
 mod proxy;
 mod transports;
 mod watch;
+mod writers;
