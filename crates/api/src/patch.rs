@@ -73,9 +73,7 @@ pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
                 format!("{op} operation does not apply: doc is missing path: {path}: {kind}")
             }
         };
-        PatchError::Inapplicable(format!(
-            "the server rejected our request due to an error in our request: {text}"
-        ))
+        PatchError::Inapplicable(text)
     })?;
     Ok(out)
 }

@@ -205,6 +205,61 @@ impl Status {
         }
     }
 
+    /// The patch cannot be applied to the object as it is. As upstream's answer this tells neither which nor why.
+    #[must_use]
+    pub fn inapplicable() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self {
+            details: about("", "", ""),
+            ..Self::plain(422, "Invalid", message)
+        }
+    }
+
+    /// What a server behind this one (a kubelet) answered with `code` and `text`, for `name` of `resource`.
+    #[must_use]
+    pub fn of_backend(code: u16, text: &str, resource: &str, name: &str) -> Self {
+        let (reason, message) = match code {
+            400 => return Self::bad_request(text),
+            500 => return Self::internal(text),
+            401 => (
+                "Unauthorized",
+                "the server has asked for the client to provide credentials".to_owned(),
+            ),
+            403 => ("Forbidden", text.to_owned()),
+            404 => (
+                "NotFound",
+                "the server could not find the requested resource".to_owned(),
+            ),
+            429 => (
+                "TooManyRequests",
+                "the server has received too many requests and has asked us to try again later"
+                    .to_owned(),
+            ),
+            503 => (
+                "ServiceUnavailable",
+                "the server is currently unable to handle the request".to_owned(),
+            ),
+            504 => (
+                "Timeout",
+                "the server was unable to return a response in the time allotted, but may still be \
+                 processing the request"
+                    .to_owned(),
+            ),
+            _ => (
+                if code > 500 { "InternalError" } else { "Unknown" },
+                format!(
+                    "an error on the server ({}) has prevented the request from succeeding",
+                    quote(text)
+                ),
+            ),
+        };
+        Self {
+            details: about("", resource, name),
+            // Upstream leaves the verb out, and its space in.
+            ..Self::plain(code, reason, format!("{message} ( {resource} {name})"))
+        }
+    }
+
     /// `accepted`: the media types that would have been served.
     #[must_use]
     pub fn not_acceptable(accepted: &[&str]) -> Self {

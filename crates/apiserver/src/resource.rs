@@ -225,11 +225,11 @@ async fn patch(
     options.sees_managed = memmem(&bytes, b"managedFields");
     let mut change = |current: &Value| {
         let mut new = if stored_as(kind) == kind {
-            patch.apply(kind.ty, kind, name, current)?
+            patch.apply(kind.ty, current)?
         } else {
             let mut served = current.clone();
             versions::to_served(kind, &mut served);
-            patch.apply(kind.ty, kind, name, &served)?
+            patch.apply(kind.ty, &served)?
         };
         without_current_version(current, &mut new);
         codec::conform(
@@ -517,7 +517,7 @@ async fn scale(
         let patch = Patch::read(&headers, &bytes)?;
         options.check_no_force()?;
         let mut change = |current: &Value| {
-            let mut new = patch.apply(ty, kind, name, current)?;
+            let mut new = patch.apply(ty, current)?;
             without_current_version(current, &mut new);
             Ok(new)
         };
