@@ -196,6 +196,25 @@ async fn follow(client: Client, from: u64, changes: u64) {
     }
 }
 
+/// Creates an object and changes it until it has this many versions, with a pause before each.
+async fn write(client: &Client, name: &str, versions: u64, pause: Option<Duration>) {
+    let mut ticks = pause.map(tokio::time::interval);
+    for version in 1..=versions {
+        if let Some(ticks) = &mut ticks {
+            ticks.tick().await;
+        }
+        let map = json!({"metadata": {"name": name}, "data": {"n": version.to_string()}});
+        let written: Result<Value, Error> = if version == 1 {
+            client.create(&kinds::CONFIG_MAPS, "watched", &map).await
+        } else {
+            client
+                .update(&kinds::CONFIG_MAPS, "watched", name, "", &map)
+                .await
+        };
+        written.unwrap();
+    }
+}
+
 /// `objects` writers change an object each, `per_second` times together; all `watchers` see all of it.
 async fn soak(watchers: usize, objects: u64, per_second: u64, lasting: Duration) {
     let server = Server::start().await;
@@ -219,24 +238,29 @@ async fn soak(watchers: usize, objects: u64, per_second: u64, lasting: Duration)
         let client = server.admin();
         let pause = Duration::from_millis(1000 * objects / per_second);
         tasks.spawn(async move {
-            let name = format!("object-{object}");
-            let mut ticks = tokio::time::interval(pause);
-            for version in 1..=each {
-                ticks.tick().await;
-                let map = json!({"metadata": {"name": name}, "data": {"n": version.to_string()}});
-                let written: Result<Value, Error> = if version == 1 {
-                    client.create(&kinds::CONFIG_MAPS, "watched", &map).await
-                } else {
-                    client
-                        .update(&kinds::CONFIG_MAPS, "watched", &name, "", &map)
-                        .await
-                };
-                written.unwrap();
-            }
+            write(&client, &format!("object-{object}"), each, Some(pause)).await;
         });
     }
     while let Some(ended) = tasks.join_next().await {
         ended.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_that_falls_behind_misses_nothing() {
+    const CHANGES: u64 = 3000;
+    let server = Server::start().await;
+    server.namespace("watched").await;
+    let client = server.admin();
+    let path = "/api/v1/namespaces/watched/configmaps?watch=true&resourceVersion=1";
+    let mut watch = client.watch(path).await.unwrap();
+    // Nobody reads meanwhile.
+    write(&client, "counter", CHANGES, None).await;
+    let mut seen = Seen::default();
+    while seen.events < CHANGES {
+        let line = watch.next_line().await.unwrap().unwrap();
+        client::watch::WatchStream::decode(&line).unwrap();
+        seen.event(&line);
     }
 }
 
