@@ -7,8 +7,11 @@
 
 mod apply;
 mod clients;
+mod containers;
 mod crash;
 mod examples;
+mod hollow;
+mod kubectl;
 mod leftovers;
 mod libraries;
 mod nodes;
