@@ -55,7 +55,11 @@ impl Hollow {
         std::fs::write(dir.path().join("kubeconfig"), server.kubeconfig().await).unwrap();
         let hollow = Self { server, dir };
         hollow.register(&kubelet).await;
-        tokio::spawn(play_kubelet(kubelet, hollow.server.shutdown.clone()));
+        tokio::spawn(play_kubelet(
+            kubelet,
+            hollow.server.world.clone(),
+            hollow.server.shutdown.clone(),
+        ));
         let admin = hollow.server.admin();
         while admin
             .get::<Value>(&kinds::SERVICE_ACCOUNTS, "default", "default")
@@ -122,9 +126,26 @@ fn now_micros(world: &World) -> String {
 }
 
 /// Every Pod of the node runs and is ready; one that is going away is gone.
-async fn play_kubelet(kubelet: Client, shutdown: world::Shutdown) {
-    let mut given = 1;
+async fn play_kubelet(kubelet: Client, world: World, shutdown: world::Shutdown) {
+    let (mut given, mut renewed) = (1, world.now());
     while !shutdown.is_cancelled() {
+        if world.now().duration_since(renewed).as_secs() >= 10 {
+            renewed = world.now();
+            let lease = json!({"spec": {"renewTime": now_micros(&world)}});
+            // A lease that was not renewed is renewed the next time.
+            drop(
+                kubelet
+                    .patch::<Value>(
+                        &kinds::LEASES,
+                        "kube-node-lease",
+                        "node-1",
+                        "",
+                        PatchKind::Merge,
+                        &lease,
+                    )
+                    .await,
+            );
+        }
         let pods = kubelet
             .list::<Value>(&kinds::PODS, "", "fieldSelector=spec.nodeName%3Dnode-1")
             .await;

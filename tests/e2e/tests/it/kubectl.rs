@@ -864,6 +864,39 @@ async fn every_verb_with_every_version() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_is_explained_and_described() {
+    let hollow = Hollow::start().await;
+    let program = kubectls().pop().unwrap();
+    let ask = |line: String| {
+        let (program, dir) = (program.clone(), hollow.dir().to_owned());
+        async move {
+            let (succeeded, said) = call(&program, &dir, &line).await;
+            assert!(succeeded, "kubectl {line}: {said}");
+            said
+        }
+    };
+    for kind in ask("api-resources -o name".into()).await.lines() {
+        // kubectl takes the first dot in this name for a field's.
+        let (kind, version) = match kind {
+            "events.events.k8s.io" => ("events", "--api-version=events.k8s.io/v1"),
+            _ => (kind, ""),
+        };
+        let said = ask(format!("explain {kind} --recursive {version}")).await;
+        assert!(
+            said.contains("FIELDS:") && said.contains("metadata\t<ObjectMeta>"),
+            "{kind}: {said}"
+        );
+        assert!(!said.contains("<no description>"), "{kind}: {said}");
+    }
+    for kind in ask("api-resources --verbs=list -o name".into())
+        .await
+        .lines()
+    {
+        ask(format!("describe {kind} -A")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn debians_kubectl_creates_changes_reads_and_deletes() {
     let hollow = Hollow::start().await;
     let daily = DEBIAN;
