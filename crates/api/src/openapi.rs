@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::facts::{self, Field, KINDS, Kind, List, Ty, TypeId};
 
 const DESCRIPTIONS: &[u8] = include_bytes!("generated/descriptions.json.zst");
+const APIEXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// The documents of one server.
@@ -133,6 +134,25 @@ pub fn v3(group: &str, version: &str, served: fn(&'static Kind) -> bool) -> Opti
 #[must_use]
 pub fn v2(served: fn(&'static Kind) -> bool) -> Vec<u8> {
     OpenApi::new(served).v2()
+}
+
+/// The type of a part of a CRD's schema that is no struct, and what it holds. A schema without any type is any JSON.
+fn any_of_schema(field: &str) -> (&'static str, &'static str) {
+    match field {
+        "items" => (
+            "JSONSchemaPropsOrArray",
+            "A JSONSchemaProps, or a list of them.",
+        ),
+        "additionalItems" | "additionalProperties" => (
+            "JSONSchemaPropsOrBool",
+            "A JSONSchemaProps, or a boolean, which is true by default.",
+        ),
+        "dependencies" => (
+            "JSONSchemaPropsOrStringArray",
+            "A JSONSchemaProps, or a list of strings.",
+        ),
+        _ => ("JSON", "Any valid JSON value."),
+    }
 }
 
 fn base(group: &str, version: &str) -> String {
@@ -280,7 +300,8 @@ impl Document {
         }
     }
 
-    fn ty(&mut self, ty: Ty, free: bool) -> Value {
+    /// `free`: the field's name, where `Any` is not an object.
+    fn ty(&mut self, ty: Ty, free: Option<&str>) -> Value {
         match ty {
             Ty::Bool => json!({ "type": "boolean" }),
             Ty::Int32 => json!({ "type": "integer", "format": "int32" }),
@@ -292,7 +313,13 @@ impl Document {
             Ty::MicroTime => self.reference(&format!("{META}.MicroTime")),
             Ty::Quantity => self.reference("io.k8s.apimachinery.pkg.api.resource.Quantity"),
             Ty::IntOrString => self.reference("io.k8s.apimachinery.pkg.util.intstr.IntOrString"),
-            Ty::Any if free => json!({}),
+            Ty::Any if free.is_some() => {
+                let (name, description) = any_of_schema(free.unwrap_or_default());
+                let definition = format!("{APIEXTENSIONS}.{name}");
+                let schema = json!({ "description": description });
+                self.schemas.entry(definition.clone()).or_insert(schema);
+                self.reference(&definition)
+            }
             Ty::Any => json!({ "type": "object" }),
             Ty::Struct(id) => {
                 self.wanted.push(id);
@@ -307,7 +334,10 @@ impl Document {
 
     fn field(&mut self, definition: &str, field: &Field) -> Value {
         // The parts of a CRD's schema may be any JSON, elsewhere `Any` is an object.
-        let mut out = self.ty(field.ty, definition.ends_with("JSONSchemaProps"));
+        let free = definition
+            .ends_with("JSONSchemaProps")
+            .then_some(field.name);
+        let mut out = self.ty(field.ty, free);
         // A reference allows no neighbours in v3.
         if self.version == Version::V3 && out.get("$ref").is_some() {
             out = json!({ "allOf": [out] });

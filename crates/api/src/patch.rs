@@ -48,24 +48,19 @@ pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
         }
     })?;
     let mut out = object.clone();
-    let inapplicable = |text: String| {
-        PatchError::Inapplicable(format!(
-            "the server rejected our request due to an error in our request: {text}"
-        ))
-    };
     let mut copied = 0;
     for (at, operation) in operations.iter().enumerate() {
         if let json_patch::PatchOperation::Copy(copy) = operation {
             let from = out.pointer(copy.from.as_str());
             copied += from.map_or(0, |value| value.to_string().len());
             if copied > MAX_COPIED {
-                return Err(inapplicable(format!(
+                return Err(PatchError::Inapplicable(format!(
                     "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"
                 )));
             }
         }
         let applied = json_patch::patch(&mut out, std::slice::from_ref(operation));
-        applied.map_err(|e| inapplicable(refusal(&patch[at], &e.kind)))?;
+        applied.map_err(|e| PatchError::Inapplicable(refusal(&patch[at], &e.kind)))?;
     }
     Ok(out)
 }

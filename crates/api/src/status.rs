@@ -195,15 +195,68 @@ impl Status {
         )
     }
 
+    /// The path is served, but not with this method: what upstream's router says, whatever the kind.
     #[must_use]
-    pub fn method_not_supported(group: &str, resource: &str, verb: &str) -> Self {
-        let message = format!(
-            "{verb} is not supported on resources of kind {}",
-            quote(&qualified(group, resource))
-        );
+    pub fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
         Self {
-            details: about(group, resource, ""),
+            details: about("", "", ""),
             ..Self::plain(405, "MethodNotAllowed", message)
+        }
+    }
+
+    /// The patch cannot be applied to the object as it is. As upstream's answer this tells neither which nor why.
+    #[must_use]
+    pub fn inapplicable() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self {
+            details: about("", "", ""),
+            ..Self::plain(422, "Invalid", message)
+        }
+    }
+
+    /// What a server behind this one (a kubelet) answered with `code` and `text`, for `name` of `resource`.
+    #[must_use]
+    pub fn of_backend(code: u16, text: &str, resource: &str, name: &str) -> Self {
+        let (reason, message) = match code {
+            400 => return Self::bad_request(text),
+            500 => return Self::internal(text),
+            401 => (
+                "Unauthorized",
+                "the server has asked for the client to provide credentials".to_owned(),
+            ),
+            403 => ("Forbidden", text.to_owned()),
+            404 => (
+                "NotFound",
+                "the server could not find the requested resource".to_owned(),
+            ),
+            429 => (
+                "TooManyRequests",
+                "the server has received too many requests and has asked us to try again later"
+                    .to_owned(),
+            ),
+            503 => (
+                "ServiceUnavailable",
+                "the server is currently unable to handle the request".to_owned(),
+            ),
+            504 => (
+                "Timeout",
+                "the server was unable to return a response in the time allotted, but may still be \
+                 processing the request"
+                    .to_owned(),
+            ),
+            _ => (
+                if code > 500 { "InternalError" } else { "Unknown" },
+                format!(
+                    "an error on the server ({}) has prevented the request from succeeding",
+                    quote(text)
+                ),
+            ),
+        };
+        Self {
+            details: about("", resource, name),
+            // Upstream leaves the verb out, and its space in.
+            ..Self::plain(code, reason, format!("{message} ( {resource} {name})"))
         }
     }
 
@@ -326,10 +379,53 @@ impl Status {
         out
     }
 
-    /// The Status object's bytes.
+    /// The Status object's bytes, with the fields in upstream's order and a line's end: clients' tests compare them.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        self.to_value().to_string().into_bytes()
+        fn text(value: &str) -> Value {
+            value.into()
+        }
+        fn object(fields: &[(&str, String)]) -> String {
+            let fields: Vec<String> = fields
+                .iter()
+                .filter(|(_, value)| !["", "\"\"", "[]", "0"].contains(&value.as_str()))
+                .map(|(name, value)| format!("\"{name}\":{value}"))
+                .collect();
+            format!("{{{}}}", fields.join(","))
+        }
+        let details = self.details.as_ref().map(|details| {
+            let causes: Vec<String> = details
+                .causes
+                .iter()
+                .map(|cause| {
+                    object(&[
+                        ("reason", text(&cause.reason).to_string()),
+                        ("message", text(&cause.message).to_string()),
+                        ("field", text(&cause.field).to_string()),
+                    ])
+                })
+                .collect();
+            object(&[
+                ("name", text(&details.name).to_string()),
+                ("group", text(&details.group).to_string()),
+                ("kind", text(&details.kind).to_string()),
+                ("uid", text(&details.uid).to_string()),
+                ("causes", format!("[{}]", causes.join(","))),
+                ("retryAfterSeconds", details.retry_after_seconds.to_string()),
+            ])
+        });
+        let mut written = object(&[
+            ("kind", text("Status").to_string()),
+            ("apiVersion", text("v1").to_string()),
+            ("metadata", "{}".to_owned()),
+            ("status", text("Failure").to_string()),
+            ("message", text(&self.message).to_string()),
+            ("reason", text(self.reason).to_string()),
+            ("details", details.unwrap_or_default()),
+            ("code", self.code.to_string()),
+        ]);
+        written.push('\n');
+        written.into_bytes()
     }
 
     /// The Status that answers a successful deletion.
@@ -484,5 +580,23 @@ mod tests {
             "FieldValueRequired"
         );
         assert_eq!(Status::from_value(&value), Some(status));
+    }
+
+    #[test]
+    fn bytes_are_in_upstreams_order() {
+        let status = Status::already_exists("apps", "deployments", "a\"b");
+        assert_eq!(
+            String::from_utf8(status.to_json()).unwrap(),
+            concat!(
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","#,
+                r#""message":"deployments.apps \"a\\\"b\" already exists","reason":"AlreadyExists","#,
+                r#""details":{"name":"a\"b","group":"apps","kind":"deployments"},"code":409}"#,
+                "\n"
+            )
+        );
+        let errors = vec![FieldError::required("spec", "")];
+        let status = Status::invalid("", "Pod", "a", errors);
+        let read: Value = serde_json::from_slice(&status.to_json()).unwrap();
+        assert_eq!(read, status.to_value());
     }
 }

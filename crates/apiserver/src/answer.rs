@@ -272,6 +272,19 @@ pub fn other(
     Ok(in_protobuf(code, done.map_err(Status::internal)?))
 }
 
+/// A Scale, which has a table of its own.
+///
+/// # Errors
+/// As [`other`].
+pub fn scale(core: &Core, accepted: Accepted, scale: &Value) -> Result<Response<Body>, Status> {
+    match accepted.form {
+        Form::Table { include } if accepted.encoding != Encoding::Protobuf => {
+            other(StatusCode::OK, accepted, &scale_table(core, scale, include))
+        }
+        _ => other(StatusCode::OK, accepted, scale),
+    }
+}
+
 /// One object as a Table or as metadata.
 #[must_use]
 pub fn render_one(core: &Core, kind: &'static Kind, form: Form, wire: &Bytes) -> Bytes {
@@ -305,7 +318,32 @@ fn table(
     include: Include,
 ) -> Value {
     let now = core.world.now();
-    let columns: Vec<Value> = strategy::columns(kind)
+    let cells = |object: &Value| cells(kind, object, now);
+    table_of(strategy::columns(kind), cells, metadata, objects, include)
+}
+
+fn scale_table(core: &Core, scale: &Value, include: Include) -> Value {
+    let now = core.world.now();
+    let cells = |scale: &Value| strategy::scale_row(scale, now);
+    let metadata = json!({"resourceVersion": scale["metadata"]["resourceVersion"]});
+    let columns = &strategy::SCALE_COLUMNS;
+    table_of(
+        columns,
+        cells,
+        metadata,
+        std::slice::from_ref(scale),
+        include,
+    )
+}
+
+fn table_of(
+    columns: &[strategy::Column],
+    cells: impl Fn(&Value) -> Vec<Value>,
+    metadata: Value,
+    objects: &[Value],
+    include: Include,
+) -> Value {
+    let columns: Vec<Value> = columns
         .iter()
         .map(|c| {
             json!({
@@ -317,7 +355,7 @@ fn table(
     let rows: Vec<Value> = objects
         .iter()
         .map(|object| {
-            let mut row = json!({"cells": cells(kind, object, now)});
+            let mut row = json!({"cells": cells(object)});
             match include {
                 Include::None => {}
                 Include::Metadata => row["object"] = partial(object),

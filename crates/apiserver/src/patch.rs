@@ -2,7 +2,7 @@
 //! [`crate::registry::apply`].
 
 use api::Status;
-use api::facts::{Kind, TypeId};
+use api::facts::TypeId;
 use api::patch::PatchError;
 use http::HeaderMap;
 use serde_json::Value;
@@ -64,13 +64,7 @@ impl Patch {
     ///
     /// # Errors
     /// 400 for a malformed patch, 422 for one that does not apply.
-    pub fn apply(
-        &self,
-        ty: TypeId,
-        kind: &Kind,
-        name: &str,
-        object: &Value,
-    ) -> Result<Value, Status> {
+    pub fn apply(&self, ty: TypeId, object: &Value) -> Result<Value, Status> {
         let patched = match self.form {
             Form::Json => api::patch::json_patch(object, &self.patch),
             Form::Merge => Ok(api::patch::merge_patch(object, &self.patch)),
@@ -78,11 +72,7 @@ impl Patch {
         };
         let patched = patched.map_err(|error| match error {
             PatchError::Malformed(why) => Status::bad_request(why),
-            PatchError::Inapplicable(why) => {
-                let mut status = Status::invalid(kind.group, kind.kind, name, vec![]);
-                status.message = why;
-                status
-            }
+            PatchError::Inapplicable(_) => Status::inapplicable(),
             PatchError::TooLarge(_) => Status::too_large(error),
         })?;
         if patched.is_object() {

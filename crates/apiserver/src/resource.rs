@@ -34,6 +34,9 @@ pub async fn serve(
     if !kind.namespaced && !info.namespace.is_empty() && kind.plural != "namespaces" {
         return Err(Status::no_such_path());
     }
+    if let Some(warning) = deprecation(kind) {
+        context.warn(warning);
+    }
     if !info.subresource.is_empty() {
         if !subresource::is_served(kind, &info.subresource) {
             return Err(Status::no_such_path());
@@ -50,11 +53,7 @@ pub async fn serve(
             && info.namespace.is_empty()
             && !matches!(info.verb, "list" | "watch" | "deletecollection")
     {
-        return Err(Status::method_not_supported(
-            kind.group,
-            kind.plural,
-            info.verb,
-        ));
+        return Err(Status::method_not_allowed());
     }
     let namespace = if kind.namespaced {
         info.namespace.as_str()
@@ -84,8 +83,14 @@ pub async fn serve(
         "deletecollection" => {
             delete_collection(core, context, kind, namespace, info, request).await
         }
-        verb => Err(Status::method_not_supported(kind.group, kind.plural, verb)),
+        _ => Err(Status::method_not_allowed()),
     }
+}
+
+/// What every request for a kind that upstream has deprecated is told.
+fn deprecation(kind: &Kind) -> Option<&'static str> {
+    ((kind.group, kind.kind) == ("", "Endpoints"))
+        .then_some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
 }
 
 async fn start_watch(
@@ -129,11 +134,7 @@ async fn create(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     if !info.name.is_empty() {
-        return Err(Status::method_not_supported(
-            kind.group,
-            kind.plural,
-            "create",
-        ));
+        return Err(Status::method_not_allowed());
     }
     let accepted = answer::negotiate(request.headers(), &info.query)?;
     let options = WriteOptions::of(&info.query, "CreateOptions")?;
@@ -223,11 +224,11 @@ async fn patch(
     options.sees_managed = memmem(&bytes, b"managedFields");
     let mut change = |current: &Value| {
         let mut new = if stored_as(kind) == kind {
-            patch.apply(kind.ty, kind, name, current)?
+            patch.apply(kind.ty, current)?
         } else {
             let mut served = current.clone();
             versions::to_served(kind, &mut served);
-            patch.apply(kind.ty, kind, name, &served)?
+            patch.apply(kind.ty, &served)?
         };
         without_current_version(current, &mut new);
         codec::conform(
@@ -372,11 +373,7 @@ async fn review(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     if info.verb != "create" {
-        return Err(Status::method_not_supported(
-            kind.group,
-            kind.plural,
-            info.verb,
-        ));
+        return Err(Status::method_not_allowed());
     }
     let accepted = answer::negotiate(request.headers(), &info.query)?;
     let options = WriteOptions::of(&info.query, "CreateOptions")?;
@@ -396,11 +393,7 @@ async fn review(
             accepted,
             &answered?.to_string().into(),
         ),
-        None => Err(Status::method_not_supported(
-            kind.group,
-            kind.plural,
-            info.verb,
-        )),
+        None => Err(Status::method_not_allowed()),
     }
 }
 
@@ -416,10 +409,7 @@ async fn of_subresource(
     } else {
         ""
     };
-    let unsupported = || {
-        let path = format!("{}/{}", kind.plural, info.subresource);
-        Err(Status::method_not_supported(kind.group, &path, info.verb))
-    };
+    let unsupported = || Err(Status::method_not_allowed());
     if info.subresource == "proxy" {
         return subresource::proxy::serve(core, kind, info, request).await;
     }
@@ -483,11 +473,7 @@ async fn action(
         }
         "token" => subresource::token::create(core, context, namespace, name, value).await?,
         _ => {
-            return Err(Status::method_not_supported(
-                kind.group,
-                kind.plural,
-                info.verb,
-            ));
+            return Err(Status::method_not_allowed());
         }
     };
     answer::other(StatusCode::CREATED, accepted, &done)
@@ -504,7 +490,7 @@ async fn scale(
     let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
     if info.verb == "get" {
         let object = core.get_value(kind, namespace, name).await?;
-        return answer::other(StatusCode::OK, accepted, &strategy::scale_of(kind, &object));
+        return answer::scale(core, accepted, &strategy::scale_of(kind, &object));
     }
     let operation = if info.verb == "patch" {
         "PatchOptions"
@@ -530,7 +516,7 @@ async fn scale(
         let patch = Patch::read(&headers, &bytes)?;
         options.check_no_force()?;
         let mut change = |current: &Value| {
-            let mut new = patch.apply(ty, kind, name, current)?;
+            let mut new = patch.apply(ty, current)?;
             without_current_version(current, &mut new);
             Ok(new)
         };
@@ -550,5 +536,5 @@ async fn scale(
         subresource::scale::update(core, context, kind, namespace, name, &mut change, &options)
             .await?
     };
-    answer::other(StatusCode::OK, accepted, &scaled)
+    answer::scale(core, accepted, &scaled)
 }

@@ -531,6 +531,26 @@ pub fn index_fields(kind: &Kind, object: &Value) -> Vec<(&'static str, String)> 
     out
 }
 
+/// The columns of a Scale's table.
+pub const SCALE_COLUMNS: [Column; 4] = [
+    Column { format: "", ..NAME },
+    column("Desired", "integer", "The wished number of replicas."),
+    column("Available", "integer", "The number of replicas there are."),
+    AGE,
+];
+
+/// The cells of a Scale.
+#[must_use]
+pub fn scale_row(scale: &Value, now: Timestamp) -> Vec<Value> {
+    let count = |part: &str| scale[part]["replicas"].as_i64().unwrap_or(0).into();
+    vec![
+        tree::name(scale),
+        count("spec"),
+        count("status"),
+        tree::age(scale, now),
+    ]
+}
+
 /// The `Scale` of a workload (its `scale` subresource).
 #[must_use]
 pub fn scale_of(kind: &Kind, object: &Value) -> Value {

@@ -67,7 +67,14 @@ impl Server {
     /// # Panics
     /// If it cannot start.
     pub async fn start() -> Self {
-        let world = World::seeded(7);
+        Self::start_in(World::seeded(7)).await
+    }
+
+    /// As [`Self::start`], in a world of the caller's: [`World::real`] for programs that compare clocks.
+    ///
+    /// # Panics
+    /// If it cannot start.
+    pub async fn start_in(world: World) -> Self {
         let shutdown = Shutdown::new();
         let store = store::Memory::new(Arc::new(MetaIndexer), world.clock.clone());
         let (tokens, _) = pki::TokenKey::generate().expect("a token key");

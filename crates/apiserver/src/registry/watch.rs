@@ -20,7 +20,7 @@ use crate::answer::{self, Accepted, Encoding, Form};
 use crate::metrics::WatchEvents;
 use crate::request::Query;
 
-/// Lines waiting for a slow client; when they are this many, the store's queue fills and the watch ends.
+/// Lines waiting for a slow client; when they are this many, the store's queue fills, and the rest comes out of history.
 const QUEUE: usize = 64;
 /// How long a client may leave [`QUEUE`] full, or the end of its watch unread, before its connection is closed: what waits for
 /// it is memory of ours. As long as any other request may take.
@@ -247,15 +247,31 @@ async fn follow(
                     }
                 }
             }
-            Some(Err(error)) => {
-                if let Ok(event) = error_event(&request, &store_status(error)) {
-                    // The client may be gone by now; then there is nobody to tell.
-                    lines.send(event).await;
+            // A slow client's queue was full. What it missed is history by now; if that is still there, it misses nothing.
+            Some(Err(store::Error::Compacted { .. })) => {
+                let prefix = key(request.kind, &request.namespace, "");
+                match core.store.watch(&prefix, revision).await {
+                    Ok(anew) => watch = anew,
+                    Err(error) => {
+                        refuse(&request, error, &lines).await;
+                        return;
+                    }
                 }
+            }
+            Some(Err(error)) => {
+                refuse(&request, error, &lines).await;
                 return;
             }
             None => return,
         }
+    }
+}
+
+/// Tells a client why its watch ends.
+async fn refuse(request: &Request, error: store::Error, lines: &Lines) {
+    if let Ok(event) = error_event(request, &store_status(error)) {
+        // The client may be gone by now; then there is nobody to tell.
+        lines.send(event).await;
     }
 }
 

@@ -40,9 +40,25 @@ pub async fn serve(
         address,
         tls: Some(core.kubelet_tls.clone()),
     };
-    relay(&kubelet, &path, host, request)
+    let answer = relay(&kubelet, &path, host, request)
         .await
-        .map_err(|e| Status::internal(format!("error dialing backend: {e}")))
+        .map_err(|e| Status::internal(format!("error dialing backend: {e}")))?;
+    if info.subresource == "log" && !(200..=206).contains(&answer.status().as_u16()) {
+        return Err(refused_log(info, answer).await);
+    }
+    Ok(answer)
+}
+
+/// Clients read a Status, where kubelets write a line.
+async fn refused_log(info: &RequestInfo, answer: Response<Body>) -> Status {
+    const MOST: usize = 50_000;
+    let code = answer.status().as_u16();
+    let text = match skiff_http::body::collect(answer.into_body(), MOST).await {
+        Ok(text) => text,
+        Err(e) => return Status::internal(e),
+    };
+    let text = String::from_utf8_lossy(&text);
+    Status::of_backend(code, text.trim_end(), "pods/log", &info.name)
 }
 
 /// The path on the kubelet, as upstream's kubelet serves it.

@@ -19,3 +19,4 @@ mod protobuf;
 mod proxy;
 mod transports;
 mod watch;
+mod writers;

@@ -19,6 +19,11 @@ pub(crate) fn kubectls() -> Vec<PathBuf> {
     if there.is_empty() { vec![path] } else { there }
 }
 
+/// Debian 12's.
+pub(crate) fn debians() -> PathBuf {
+    crate::libraries::installed().join("kubectl-1.20")
+}
+
 #[test]
 fn get_apply_edit_patch_scale_rollout_logs_exec_and_the_rest() {
     let node = with_examples("kubectl");

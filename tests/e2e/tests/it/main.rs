@@ -8,8 +8,11 @@
 mod apply;
 mod cgroups;
 mod clients;
+mod containers;
 mod crash;
 mod examples;
+mod hollow;
+mod kubectl;
 mod leftovers;
 mod libraries;
 mod nodes;
