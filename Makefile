@@ -7,7 +7,7 @@ STATIC  := CARGO_TARGET_$(TRIPLE)_RUSTFLAGS="-C target-feature=+crt-static -C re
 DIR     := $(or $(CARGO_TARGET_DIR),target)
 PROFILE ?= release
 
-.PHONY: help build test lint bench nightly demo deps facts
+.PHONY: help build test lint bench fuzz nightly demo deps facts
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -35,8 +35,12 @@ facts: ## generate the tables of kinds and fields
 bench: build ## measure (skiff-bench)
 	scripts/bench
 
-nightly: test ## the long tests
+fuzz: ## fuzz every target for FUZZ_SECONDS (60) each
+	scripts/fuzz
+
+nightly: test ## the long tests, ten minutes of fuzzing a target
 	SKIFF_NIGHTLY=1 SKIFF_BIN=$(abspath $(DIR))/release-lite/skiff cargo nextest run --locked --workspace --run-ignored all
+	FUZZ_SECONDS=600 scripts/fuzz
 
 demo: ## a cluster from nothing to a web page, step by step
 	@scripts/demo

@@ -11,10 +11,14 @@ use serde_json::{Map, Value};
 
 use crate::facts::{self, Ty, TypeId};
 use crate::field::quote;
+use crate::protobuf::layout::{self, AnyForm};
 use crate::{Quantity, time};
 
 /// How deep objects may nest.
 pub const MAX_DEPTH: usize = 120;
+/// How deep YAML may nest: its reader takes many kilobytes of stack a level. Schemas of custom resources, the deepest that
+/// people write, have about 40 levels; programs send JSON, also where YAML is asked for.
+const MAX_YAML_DEPTH: usize = 64;
 
 /// How a body is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,23 +57,35 @@ fn yaml(body: &[u8], state: &mut State) -> Result<Value, String> {
     state.duplicates.clear();
     let text = std::str::from_utf8(body)
         .map_err(|_| "error converting YAML to JSON: yaml: invalid UTF-8".to_owned())?;
-    // As Go's library reads YAML: duplicate keys are the visitor's matter, `0644` is octal. Aliases are bounded by its own
-    // limits.
+    // As Go's library reads YAML: duplicate keys are the visitor's matter, `0644` is octal. What an alias stands for counts
+    // each time, so the limit of nodes bounds what a small text can unfold to; that few anchors have many aliases is fine.
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
         legacy_octal_numbers: true,
         with_snippet: false,
+        budget: serde_saphyr::budget! {
+            max_depth: MAX_YAML_DEPTH,
+            flow_nesting_limit: MAX_YAML_DEPTH,
+            enforce_alias_anchor_ratio: false,
+        },
     };
     serde_saphyr::with_deserializer_from_str_with_options(text, options, |reader| {
         Seed(state).deserialize(reader)
     })
-    .map_err(|e| {
-        let text = e.to_string();
-        format!(
-            "error converting YAML to JSON: yaml: {}",
-            text.lines().next().unwrap_or_default()
-        )
-    })
+    .map_err(|e| format!("error converting YAML to JSON: yaml: {}", yaml_error(&e)))
+}
+
+fn yaml_error(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    // What is found inside an alias comes as text.
+    match first.split_once("budget breached: ") {
+        Some((_, breach)) if breach.starts_with("Depth") => {
+            format!("exceeded max depth of {MAX_YAML_DEPTH}")
+        }
+        Some(_) => "document contains excessive aliasing, or too many nodes".into(),
+        None => first.to_owned(),
+    }
 }
 
 /// Go's texts for what `encoding/json` meets most often.
@@ -395,13 +411,56 @@ impl Walk {
             self.path.push_str(key);
             self.fields.push(field.name);
             let owner = std::mem::replace(&mut self.owner, ty.name);
-            self.value(field.ty, one);
+            let form = match field.ty {
+                Ty::Any | Ty::Map(Ty::Any) => layout::any_form(id, field.name),
+                _ => AnyForm::Raw,
+            };
+            match form {
+                AnyForm::Raw => self.value(field.ty, one),
+                form => self.alternative(id, form, one),
+            }
             self.owner = owner;
             self.fields.pop();
             self.path.truncate(length);
-            // A time that was written as "" is the zero time, which is left out.
-            !(one.is_null() && matches!(field.ty, Ty::Time | Ty::MicroTime))
+            // A time that was written as "" is the zero time, which is left out, as is an alternative that is neither.
+            !(one.is_null() && matches!(field.ty, Ty::Time | Ty::MicroTime | Ty::Any))
         });
+    }
+
+    /// A schema of a custom resource, or what may stand in its place. Upstream reads these apart from the rest: what is
+    /// unknown in them is dropped without a word, and what is neither is nothing.
+    fn alternative(&mut self, schema: TypeId, form: AnyForm, value: &mut Value) {
+        let unknown = self.out.unknown.len();
+        match (form, &mut *value) {
+            (AnyForm::SchemaOrStrings, Value::Object(entries)) => {
+                for (_, one) in entries.iter_mut() {
+                    self.schema_or_list(schema, one, &mut |walk, item| {
+                        walk.value(Ty::String, item);
+                    });
+                }
+                entries.retain(|_, one| !one.is_null());
+            }
+            (AnyForm::SchemaOrStrings, _) => self.wrong(value, "map[string]interface {}"),
+            (AnyForm::SchemaOrBool, Value::Bool(_)) => {}
+            (AnyForm::SchemaOrBool, Value::Object(_)) => self.object(schema, value),
+            (AnyForm::SchemaOrBool, _) => self.complain("boolean or JSON schema expected".into()),
+            _ => self.schema_or_list(schema, value, &mut |walk, item| walk.object(schema, item)),
+        }
+        self.out.unknown.truncate(unknown);
+    }
+
+    /// A schema, or a list of what `each` takes; null if it is neither.
+    fn schema_or_list(
+        &mut self,
+        schema: TypeId,
+        value: &mut Value,
+        each: &mut dyn FnMut(&mut Self, &mut Value),
+    ) {
+        match value {
+            Value::Object(_) => self.object(schema, value),
+            Value::Array(items) => items.iter_mut().for_each(|item| each(self, item)),
+            _ => *value = Value::Null,
+        }
     }
 
     fn integer(&mut self, value: &mut Value, want: &str, low: i64, high: i64) {
@@ -552,6 +611,16 @@ mod tests {
     }
 
     #[test]
+    fn floats_are_read_exactly() {
+        let digits =
+            "855555555555555555555555555555555555555555555555555555555555555555555555555555555555";
+        let (value, _) = parse(digits.as_bytes(), Content::Json).unwrap();
+        assert_eq!(value.as_f64(), digits.parse().ok());
+        let (again, _) = parse(value.to_string().as_bytes(), Content::Json).unwrap();
+        assert_eq!(again, value);
+    }
+
+    #[test]
     fn bad_bodies_are_told() {
         assert_eq!(
             parse(b"", Content::Json).unwrap_err(),
@@ -574,6 +643,27 @@ mod tests {
         assert_eq!(
             parse(deep.as_bytes(), Content::Json).unwrap_err(),
             "exceeded max depth of 120"
+        );
+        let deep: String = (0..200).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
+        assert_eq!(
+            parse(deep.as_bytes(), Content::Yaml).unwrap_err(),
+            "error converting YAML to JSON: yaml: exceeded max depth of 64"
+        );
+        let schema: String = (0..60).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
+        assert!(parse(schema.as_bytes(), Content::Yaml).is_ok());
+        let list = format!("a: &a [x]\nb: [{}]", vec!["*a"; 5000].join(","));
+        assert!(parse(list.as_bytes(), Content::Yaml).is_ok());
+        let bomb: String = (1..12)
+            .map(|i| {
+                format!(
+                    "a{i}: &a{i} [{}]\n",
+                    vec![format!("*a{}", i - 1); 9].join(",")
+                )
+            })
+            .collect();
+        assert_eq!(
+            parse(format!("a0: &a0 [x]\n{bomb}").as_bytes(), Content::Yaml).unwrap_err(),
+            "error converting YAML to JSON: yaml: document contains excessive aliasing, or too many nodes"
         );
         assert_eq!(
             parse(b"a: 1\nb: {c: [x]}", Content::Yaml).unwrap().0,
@@ -612,6 +702,45 @@ mod tests {
             strict_error(&found.unknown, &["spec.x".into()]).unwrap(),
             r#"strict decoding error: duplicate field "spec.x", unknown field "metadata.foo", unknown field "spec.containers[0].bar""#
         );
+    }
+
+    #[test]
+    fn schemas_may_have_alternatives() {
+        let crd = |schema: Value| json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}});
+        let read = |schema: Value| {
+            let mut object = crd(schema);
+            let found = conform(ty("customresourcedefinitions"), &mut object);
+            assert_eq!(found.unknown, Vec::<String>::new());
+            let schema = &object["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            (schema.clone(), found.errors)
+        };
+        let fine = json!({
+            "items": [{"type": "string"}], "additionalProperties": false, "additionalItems": {"type": "object"},
+            "dependencies": {"a": ["b"], "c": {"items": {"type": "string"}}},
+        });
+        assert_eq!(read(fine.clone()), (fine, vec![]));
+        let odd =
+            json!({"items": true, "additionalProperties": {"foo": 1}, "dependencies": {"a": 1}});
+        let kept = json!({"additionalProperties": {}, "dependencies": {}});
+        assert_eq!(read(odd), (kept, vec![]));
+        for (wrong, why) in [
+            (
+                json!({"additionalProperties": 1}),
+                "boolean or JSON schema expected",
+            ),
+            (json!({"items": [true]}), "cannot unmarshal bool"),
+            (
+                json!({"items": {"items": {"type": 1}}}),
+                "cannot unmarshal number",
+            ),
+            (
+                json!({"dependencies": {"a": [1]}}),
+                "cannot unmarshal number",
+            ),
+        ] {
+            let (_, errors) = read(wrong);
+            assert!(errors[0].contains(why), "{errors:?}");
+        }
     }
 
     #[test]

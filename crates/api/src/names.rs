@@ -77,6 +77,31 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     errors
 }
 
+/// As [`dns1123_subdomain`], with underscores inside its labels and before them: a domain to search names in.
+#[must_use]
+pub fn dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
+    const LABEL: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+    let is_label = |label: &str| {
+        let b = label.strip_prefix('_').unwrap_or(label).as_bytes();
+        !b.is_empty()
+            && is_lower_alnum(b[0])
+            && is_lower_alnum(b[b.len() - 1])
+            && b.iter()
+                .all(|&c| is_lower_alnum(c) || matches!(c, b'-' | b'_'))
+    };
+    let mut errors = Vec::new();
+    if value.len() > 253 {
+        errors.push(max_length(253));
+    }
+    if !value.split('.').all(is_label) {
+        let message = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or \
+                       '.', and must start and end with an alphanumeric character";
+        let pattern = format!("{LABEL}(\\.{LABEL})*");
+        errors.push(regex_error(message, &pattern, &["example.com"]));
+    }
+    errors
+}
+
 /// A subdomain that may start with `*.`.
 #[must_use]
 pub fn wildcard_dns1123_subdomain(value: &str) -> Vec<String> {

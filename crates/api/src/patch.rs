@@ -8,6 +8,8 @@ use crate::field::{quote, render};
 
 /// Operations that one JSON patch may hold.
 pub const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
+/// Bytes of JSON that the copies of one JSON patch may add: thirty copies of the whole into itself would fill any memory.
+pub const MAX_COPIED: usize = 3 << 20;
 
 /// Why a patch could not be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,36 +48,45 @@ pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
         }
     })?;
     let mut out = object.clone();
-    json_patch::patch(&mut out, &operations).map_err(|e| {
-        let operation = &patch[e.operation];
-        let (op, path) = (
-            operation["op"].as_str().unwrap_or_default(),
-            operation["path"].as_str().unwrap_or_default(),
-        );
-        let text = match (&e.kind, op) {
-            (json_patch::PatchErrorKind::TestFailed, _) => {
-                format!("testing value {path} failed: test failed")
+    let inapplicable = PatchError::Inapplicable;
+    let mut copied = 0;
+    for (at, operation) in operations.iter().enumerate() {
+        if let json_patch::PatchOperation::Copy(copy) = operation {
+            let from = out.pointer(copy.from.as_str());
+            copied += from.map_or(0, |value| value.to_string().len());
+            if copied > MAX_COPIED {
+                return Err(inapplicable(format!(
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"
+                )));
             }
-            (_, "add") => {
-                format!("add operation does not apply: doc is missing path: {path}: missing value")
-            }
-            (_, "remove") => {
-                format!(
-                    "remove operation does not apply: doc is missing path: {path}: missing value"
-                )
-            }
-            (_, "replace") => {
-                format!(
-                    "replace operation does not apply: doc is missing key: {path}: missing value"
-                )
-            }
-            (kind, _) => {
-                format!("{op} operation does not apply: doc is missing path: {path}: {kind}")
-            }
-        };
-        PatchError::Inapplicable(text)
-    })?;
+        }
+        let applied = json_patch::patch(&mut out, std::slice::from_ref(operation));
+        applied.map_err(|e| inapplicable(refusal(&patch[at], &e.kind)))?;
+    }
     Ok(out)
+}
+
+/// Why an operation does not apply, in upstream's words.
+fn refusal(operation: &Value, kind: &json_patch::PatchErrorKind) -> String {
+    let text = |field: &str| operation[field].as_str().unwrap_or_default();
+    let (op, path) = (text("op"), text("path"));
+    match (kind, op) {
+        (json_patch::PatchErrorKind::TestFailed, _) => {
+            format!("testing value {path} failed: test failed")
+        }
+        (_, "add") => {
+            format!("add operation does not apply: doc is missing path: {path}: missing value")
+        }
+        (_, "remove") => {
+            format!("remove operation does not apply: doc is missing path: {path}: missing value")
+        }
+        (_, "replace") => {
+            format!("replace operation does not apply: doc is missing key: {path}: missing value")
+        }
+        (kind, _) => {
+            format!("{op} operation does not apply: doc is missing path: {path}: {kind}")
+        }
+    }
 }
 
 /// Applies a merge patch: objects are merged, null deletes, everything else replaces.
@@ -408,6 +419,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+
+    #[test]
+    fn copies_cannot_fill_the_memory() {
+        let object = json!({"data": "x".repeat(1000)});
+        let copies = |n: usize| -> Value {
+            let copy = |i: usize| json!({"op": "copy", "from": "", "path": format!("/{i}")});
+            (0..n).map(copy).collect()
+        };
+        assert!(json_patch(&object, &copies(10)).is_ok());
+        let refused = json_patch(&object, &copies(40)).unwrap_err().to_string();
+        let wanted = "Unable to complete the copy, the accumulated size increase of copy is ";
+        assert!(refused.contains(wanted), "{refused}");
+        assert!(
+            refused.ends_with("exceeding the limit 3145728"),
+            "{refused}"
+        );
+    }
 
     fn pod() -> TypeId {
         facts::kind("", "v1", "pods").unwrap().ty

@@ -297,7 +297,7 @@ impl Status {
         Self::plain(
             413,
             "RequestEntityTooLarge",
-            format!("Request entity is too large: {why}"),
+            format!("Request entity too large: {why}"),
         )
     }
 

@@ -212,7 +212,38 @@ impl Allocator {
             return Ok(());
         }
         self.claim_ip(new, old, claim)?;
-        self.claim_ports(new, old, claim)
+        self.claim_ports(new, old, claim)?;
+        self.claim_health_port(new, old, claim)
+    }
+
+    /// The port on which each node tells a load balancer whether it has Pods of the Service.
+    fn claim_health_port(
+        &self,
+        new: &mut Value,
+        old: Option<&Value>,
+        claim: &mut Claim,
+    ) -> Result<(), FieldError> {
+        let spec = &new["spec"];
+        if spec["type"] != "LoadBalancer" || spec["externalTrafficPolicy"] != "Local" {
+            return Ok(());
+        }
+        let field = "spec.healthCheckNodePort";
+        let asked = spec["healthCheckNodePort"].as_u64().unwrap_or(0);
+        let asked = u16::try_from(asked).unwrap_or(0);
+        let had = old.map(ports).unwrap_or_default();
+        if asked != 0 {
+            return if had.contains(&asked) {
+                Ok(())
+            } else {
+                self.take_port(asked, field, claim)
+            };
+        }
+        let port = self.free_port(claim).ok_or_else(|| {
+            let why = "failed to allocate a HealthCheck NodePort: range is full";
+            FieldError::internal(field, why)
+        })?;
+        object::child(new, "spec").insert("healthCheckNodePort".into(), port.into());
+        Ok(())
     }
 
     fn claim_ip(

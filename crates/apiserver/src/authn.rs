@@ -47,6 +47,7 @@ impl Authenticator {
             return self
                 .token(token.trim(), &[ISSUER.to_owned()], now)
                 .await
+                .map(|(user, _)| user)
                 .map_err(|error| {
                     tracing::debug!(error, "a token was refused");
                     unauthorized()
@@ -57,6 +58,7 @@ impl Authenticator {
             return self
                 .token(&token, &[ISSUER.to_owned()], now)
                 .await
+                .map(|(user, _)| user)
                 .map_err(|_| unauthorized());
         }
         let certificate = head
@@ -75,7 +77,7 @@ impl Authenticator {
         }
     }
 
-    /// Who a ServiceAccount token stands for, if one of `audiences` is among its own.
+    /// Who a ServiceAccount token stands for, and those of `audiences` that are among its own: at least one.
     ///
     /// # Errors
     /// A sentence: what is wrong with the token.
@@ -84,7 +86,7 @@ impl Authenticator {
         token: &str,
         audiences: &[String],
         now: Timestamp,
-    ) -> Result<User, String> {
+    ) -> Result<(User, Vec<String>), String> {
         let claims = self.tokens.verify(token).map_err(|e| e.to_string())?;
         if claims["iss"] != ISSUER {
             return Err("another issuer made the token".into());
@@ -97,10 +99,12 @@ impl Authenticator {
             return Err("the token is not valid yet".into());
         }
         let theirs = claims["aud"].as_array().map_or(&[][..], Vec::as_slice);
-        if !theirs
+        let meant: Vec<String> = audiences
             .iter()
-            .any(|a| audiences.iter().any(|b| a.as_str() == Some(b)))
-        {
+            .filter(|a| theirs.iter().any(|b| b.as_str() == Some(a)))
+            .cloned()
+            .collect();
+        if meant.is_empty() {
             return Err("the token is for another audience".into());
         }
         let bound = &claims["kubernetes.io"];
@@ -140,7 +144,7 @@ impl Authenticator {
                 }
             }
         }
-        Ok(user)
+        Ok((user, meant))
     }
 
     /// Checks that what a token is bound to still exists and is the same object.

@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod encryption;
 mod exposition;
 mod health;
+mod impersonation;
 mod metrics;
 mod object;
 mod patch;
@@ -34,9 +35,11 @@ use api::Status;
 use api::facts::Kind;
 use futures::FutureExt as _;
 use http::{HeaderValue, Request, Response};
+use http_body::Body as _;
 use pki::TokenKey;
-use skiff_http::{Body, Handler, body, upgrade};
+use skiff_http::{Body, Cut, Handler, body, upgrade};
 use store::Store;
+use tokio_util::sync::CancellationToken;
 use world::metrics::Counter;
 use world::{Shutdown, World};
 
@@ -51,6 +54,8 @@ use request::RequestInfo;
 pub const MAX_BODY: usize = 3 << 20;
 /// How long a request that is not a stream may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// An answer of more bytes than this must be read in time, too.
+const LARGE_ANSWER: u64 = 64 << 10;
 /// Events live this long.
 const EVENT_LIFE: Duration = Duration::from_secs(3600);
 
@@ -230,8 +235,11 @@ impl Handler for ApiServer {
         } else {
             // A write goes on when its caller is dropped, so that nothing is half done (DESIGN §6).
             let task = tokio::spawn(async move { guarded(core, info, request).await });
-            task.await
-                .unwrap_or_else(|e| answer::failure(&Status::internal(e), failures))
+            match tokio::time::timeout(REQUEST_TIMEOUT, task).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => answer::failure(&Status::internal(error), failures),
+                Err(_) => answer::failure(&timed_out(), failures),
+            }
         };
         let size = http_body::Body::size_hint(answered.body()).exact();
         measured.answered(answered.status().as_u16(), size);
@@ -262,26 +270,60 @@ async fn guarded(core: Arc<Core>, info: RequestInfo, request: Request<Body>) -> 
     }
 }
 
+fn timed_out() -> Status {
+    Status::timeout("request did not complete within the allotted timeout", 1)
+}
+
 async fn answer_request(
     core: Arc<Core>,
     info: RequestInfo,
     request: Request<Body>,
 ) -> Response<Body> {
-    let streams = info.is_stream();
+    let (streams, reads) = (info.is_stream(), info.is_read_only());
     let failures = answer::encoding_of_failures(request.headers());
+    let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
+    let cut = request.extensions().get::<Cut>().cloned();
+    let request = if streams || reads {
+        request
+    } else {
+        request.map(|sent| body::until(deadline, sent))
+    };
     let work = permitted(core, info, request);
     let answered = if streams {
         work.await
+    } else if reads {
+        let timed = tokio::time::timeout_at(deadline, work).await;
+        timed.unwrap_or_else(|_| Err(timed_out()))
     } else {
-        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
-            Ok(answered) => answered,
-            Err(_) => Err(Status::timeout(
-                "request did not complete within the allotted timeout",
-                1,
-            )),
-        }
+        // Nobody drops a write half-way: only its answer is not waited for.
+        work.await
+    };
+    let answered = match answered {
+        Ok(answer) if !streams => Ok(read_until(deadline, answer, cut)),
+        other => other,
     };
     answered.unwrap_or_else(|status| answer::failure(&status, failures))
+}
+
+/// Sees to it that a large answer is read by the deadline; if not, the connection is closed, as upstream does. What is smaller
+/// waits in the connection alone, which has limits of its own.
+fn read_until(
+    deadline: tokio::time::Instant,
+    answer: Response<Body>,
+    cut: Option<Cut>,
+) -> Response<Body> {
+    let Some(cut) = cut.filter(|_| answer.body().size_hint().lower() > LARGE_ANSWER) else {
+        return answer;
+    };
+    let done = CancellationToken::new();
+    let read = done.clone();
+    tokio::spawn(async move {
+        let read = tokio::time::timeout_at(deadline, read.cancelled()).await;
+        if read.is_err() {
+            cut.cut();
+        }
+    });
+    answer.map(|all| body::holding(all, done.drop_guard()))
 }
 
 /// Authenticates, authorizes and answers.
@@ -295,10 +337,20 @@ async fn permitted(
         .authenticator
         .authenticate(&head, core.world.now())
         .await?;
-    let user = impersonated(&core, user, &head.headers).await?;
+    let user = impersonation::impersonated(&core, user, &head.headers).await?;
     let attributes = Attributes::of(&info);
-    if let Decision::NoOpinion(reason) = core.authorizer.authorize(&user, &attributes).await {
-        return Err(refused(&attributes, &user, &reason));
+    let mut needed = vec![attributes];
+    if info.opens_connection(&head.headers) {
+        // A WebSocket begins with a GET; who may only read opens none (KEP-4006).
+        needed.push(Attributes {
+            verb: "create".into(),
+            ..Attributes::of(&info)
+        });
+    }
+    for attributes in needed {
+        if let Decision::NoOpinion(reason) = core.authorizer.authorize(&user, &attributes).await {
+            return Err(refused(&attributes, &user, &reason));
+        }
     }
     if !info.is_resource() {
         return health::serve(&core, &info, &head.headers).await;
@@ -345,62 +397,13 @@ fn refused(attributes: &Attributes, user: &user::User, reason: &str) -> Status {
     status
 }
 
-/// Whoever may `impersonate` acts as another (`kubectl --as`).
-async fn impersonated(
-    core: &Core,
-    user: user::User,
-    headers: &http::HeaderMap,
-) -> Result<user::User, Status> {
-    let text = |v: &HeaderValue| v.to_str().map(str::to_owned).unwrap_or_default();
-    let Some(name) = headers.get("impersonate-user").map(text) else {
-        return Ok(user);
-    };
-    let groups: Vec<String> = headers
-        .get_all("impersonate-group")
-        .iter()
-        .map(text)
-        .collect();
-    let mut wanted = vec![("users", name.clone(), String::new())];
-    if let Some(account) = name.strip_prefix("system:serviceaccount:")
-        && let Some((namespace, account)) = account.split_once(':')
-    {
-        wanted[0] = ("serviceaccounts", account.to_owned(), namespace.to_owned());
-    }
-    wanted.extend(groups.iter().map(|g| ("groups", g.clone(), String::new())));
-    for (resource, name, namespace) in wanted {
-        let attributes = Attributes {
-            verb: "impersonate".into(),
-            resource: resource.into(),
-            name,
-            namespace,
-            ..Attributes::default()
-        };
-        if let Decision::NoOpinion(reason) = core.authorizer.authorize(&user, &attributes).await {
-            return Err(refused(&attributes, &user, &reason));
-        }
-    }
-    let mut groups = groups;
-    if groups.is_empty()
-        && let Some(account) = name.strip_prefix("system:serviceaccount:")
-        && let Some((namespace, _)) = account.split_once(':')
-    {
-        groups = vec![
-            "system:serviceaccounts".into(),
-            format!("system:serviceaccounts:{namespace}"),
-        ];
-    }
-    if name == "system:anonymous" {
-        return Ok(user::User::anonymous());
-    }
-    Ok(user::User::named(name, groups))
-}
-
 /// Reads a whole request body.
 async fn read_body(request: Body) -> Result<bytes::Bytes, Status> {
     body::collect(request, MAX_BODY)
         .await
         .map_err(|error| match error {
             body::CollectError::TooLarge(limit) => Status::too_large(format!("limit is {limit}")),
+            body::CollectError::Broken(error) if error.is::<body::Late>() => timed_out(),
             body::CollectError::Broken(error) => {
                 Status::bad_request(format!("the request's body broke off: {error}"))
             }

@@ -37,6 +37,13 @@ impl RequestInfo {
         self.is_stream() || matches!(self.verb, "get" | "list" | "watch")
     }
 
+    /// Whether it is a GET that opens a connection into a Pod.
+    #[must_use]
+    pub fn opens_connection(&self, headers: &http::HeaderMap) -> bool {
+        let into_pod = ["exec", "attach", "portforward"].contains(&self.subresource.as_str());
+        into_pod && self.verb == "get" && skiff_http::upgrade::requested(headers).is_some()
+    }
+
     /// Whether its answer has no end that could be waited for.
     #[must_use]
     pub fn is_stream(&self) -> bool {

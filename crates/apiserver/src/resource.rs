@@ -6,8 +6,9 @@ use api::Status;
 use api::facts::Kind;
 use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
-use skiff_http::{Body, body, upgrade};
+use skiff_http::{Body, Cut, body, upgrade};
 use strategy::versions::{self, stored_as};
+use tokio_util::sync::CancellationToken;
 
 use crate::answer::{self, Accepted};
 use crate::object::{self, text};
@@ -101,18 +102,16 @@ async fn start_watch(
 ) -> Result<Response<Body>, Status> {
     let accepted = answer::negotiate(request.headers(), &info.query)?;
     let wanted = watch::Request::of(core, kind, namespace, &info.name, &info.query, accepted)?;
-    let mut lines = watch::start(core.clone(), wanted).await?;
+    let done = CancellationToken::new();
+    let client = watch::Client {
+        cut: request.extensions().get::<Cut>().cloned(),
+        done: done.clone(),
+    };
+    let lines = watch::start(core.clone(), wanted, client).await?;
     if upgrade::requested(request.headers()).as_deref() == Some("websocket") {
-        return crate::websocket::serve_events(&mut request, accepted.encoding, lines);
+        return crate::websocket::serve_events(&mut request, accepted.encoding, lines, done);
     }
-    let (sender, stream) = body::channel(16);
-    tokio::spawn(async move {
-        while let Some(line) = lines.recv().await {
-            if sender.send(line).await.is_err() {
-                return;
-            }
-        }
-    });
+    let stream = body::holding(body::queue(lines), done.drop_guard());
     Ok(answer::stream(accepted.encoding, stream))
 }
 
@@ -421,7 +420,7 @@ async fn of_subresource(
         return unsupported();
     }
     match info.subresource.as_str() {
-        "status" | "finalize" | "approval" => match info.verb {
+        "status" | "finalize" | "approval" | "ephemeralcontainers" | "resize" => match info.verb {
             "get" => {
                 let accepted = answer::negotiate(request.headers(), &info.query)?;
                 let entry = core.get(stored_as(kind), namespace, &info.name).await?;

@@ -22,19 +22,32 @@ pub async fn answer(
     namespace: &str,
     mut review: Value,
 ) -> Option<Result<Value, Status>> {
+    if !kind.kind.ends_with("Review") {
+        return None;
+    }
+    let local = kind.kind == "LocalSubjectAccessReview";
+    if local {
+        object::metadata(&mut review).insert("namespace".into(), namespace.into());
+    }
+    let errors = strategy::validate_create(kind, &review);
+    if !errors.is_empty() {
+        let name = object::name(&review).to_owned();
+        return Some(Err(Status::invalid(kind.group, kind.kind, &name, errors)));
+    }
+    let user = &context.user;
     let answered = match kind.kind {
-        "SelfSubjectAccessReview" => access(core, &context.user, kind, &mut review, None).await,
-        "SubjectAccessReview" => match subject(&review, kind) {
-            Ok(user) => access(core, &user, kind, &mut review, None).await,
-            Err(status) => Err(status),
-        },
-        "LocalSubjectAccessReview" => match subject(&review, kind) {
-            Ok(user) => access(core, &user, kind, &mut review, Some(namespace)).await,
-            Err(status) => Err(status),
-        },
-        "SelfSubjectRulesReview" => rules(core, &context.user, &mut review).await,
+        "SelfSubjectAccessReview" => {
+            access(core, user, &mut review).await;
+            Ok(())
+        }
+        "SubjectAccessReview" | "LocalSubjectAccessReview" => {
+            let user = subject(&review);
+            access(core, &user, &mut review).await;
+            Ok(())
+        }
+        "SelfSubjectRulesReview" => rules(core, user, &mut review).await,
         "SelfSubjectReview" => {
-            review["status"] = json!({"userInfo": context.user.to_json()});
+            review["status"] = json!({"userInfo": user.to_json()});
             Ok(())
         }
         "TokenReview" => token(core, &mut review).await,
@@ -51,84 +64,39 @@ pub async fn answer(
     }))
 }
 
-fn invalid(kind: &Kind, error: api::FieldError) -> Status {
-    Status::invalid(kind.group, kind.kind, "", vec![error])
-}
-
-fn subject(review: &Value, kind: &Kind) -> Result<User, Status> {
+/// Whom a review asks about.
+fn subject(review: &Value) -> User {
     let spec = &review["spec"];
-    let name = text(spec, &["user"]);
-    let groups: Vec<String> = object::strings(spec, &["groups"])
-        .map(str::to_owned)
-        .collect();
-    if name.is_empty() && groups.is_empty() {
-        let error = api::FieldError::invalid(
-            "spec.user",
-            &"".into(),
-            "at least one of user or group must be specified",
-        );
-        return Err(invalid(kind, error));
-    }
-    Ok(User {
-        name: name.into(),
+    User {
+        name: text(spec, &["user"]).into(),
         uid: text(spec, &["uid"]).into(),
-        groups,
+        groups: object::strings(spec, &["groups"])
+            .map(str::to_owned)
+            .collect(),
         ..User::default()
-    })
+    }
 }
 
-async fn access(
-    core: &Core,
-    user: &User,
-    kind: &Kind,
-    review: &mut Value,
-    local: Option<&str>,
-) -> Result<(), Status> {
+/// Answers whether the user may do what a valid review asks.
+async fn access(core: &Core, user: &User, review: &mut Value) {
     let spec = &review["spec"];
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
-    let wanted = match (resource.is_object(), path.is_object()) {
-        (true, false) => {
-            let field = |name: &str| text(resource, &[name]).to_owned();
-            if let Some(namespace) = local
-                && field("namespace") != namespace
-            {
-                let error = api::FieldError::invalid(
-                    "spec.resourceAttributes.namespace",
-                    &field("namespace").into(),
-                    format!("must match metadata.namespace: {namespace}"),
-                );
-                return Err(invalid(kind, error));
-            }
-            Attributes {
-                verb: field("verb"),
-                group: field("group"),
-                resource: field("resource"),
-                subresource: field("subresource"),
-                namespace: field("namespace"),
-                name: field("name"),
-                ..Attributes::default()
-            }
+    let wanted = if resource.is_object() {
+        let field = |name: &str| text(resource, &[name]).to_owned();
+        Attributes {
+            verb: field("verb"),
+            group: field("group"),
+            resource: field("resource"),
+            subresource: field("subresource"),
+            namespace: field("namespace"),
+            name: field("name"),
+            ..Attributes::default()
         }
-        (false, true) => Attributes {
+    } else {
+        Attributes {
             verb: text(path, &["verb"]).into(),
             path: text(path, &["path"]).into(),
             ..Attributes::default()
-        },
-        (both, _) => {
-            let why = if both {
-                "cannot be specified in combination with resourceAttributes"
-            } else {
-                "exactly one of nonResourceAttributes or resourceAttributes must be specified"
-            };
-            let field = if both {
-                "spec.nonResourceAttributes"
-            } else {
-                "spec.resourceAttributes"
-            };
-            return Err(invalid(
-                kind,
-                api::FieldError::invalid(field, &Value::Null, why),
-            ));
         }
     };
     review["status"] = match core.authorizer.authorize(user, &wanted).await {
@@ -136,7 +104,6 @@ async fn access(
         Decision::NoOpinion(reason) if reason.is_empty() => json!({"allowed": false}),
         Decision::NoOpinion(reason) => json!({"allowed": false, "reason": reason}),
     };
-    Ok(())
 }
 
 async fn rules(core: &Core, user: &User, review: &mut Value) -> Result<(), Status> {
@@ -173,7 +140,9 @@ async fn token(core: &Core, review: &mut Value) -> Result<(), Status> {
         .token(&given, &audiences, core.world.now())
         .await
     {
-        Ok(user) => json!({"authenticated": true, "user": user.to_json(), "audiences": audiences}),
+        Ok((user, meant)) => {
+            json!({"authenticated": true, "user": user.to_json(), "audiences": meant})
+        }
         Err(error) => json!({"authenticated": false, "user": {}, "error": error}),
     };
     Ok(())

@@ -8,11 +8,14 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::Instant;
 
+use crate::bare::Bare;
 use crate::connection::Connection;
 use crate::kubeconfig::Cluster;
 use crate::{Error, Report, etcd};
 
 const NAMESPACE: &str = "skiff-bench";
+const PODS: &str = "/api/v1/namespaces/skiff-bench/pods";
+const SERVICE: &str = "/api/v1/namespaces/default/services/kubernetes";
 const MAPS: &str = "/api/v1/namespaces/skiff-bench/configmaps";
 
 /// Measures and reports.
@@ -50,19 +53,18 @@ pub async fn run(
         let rate = posts(cluster, clients, span).await?;
         report.figure(&format!("api.post.{clients}"), rate, "/s");
     }
-    report.figure("api.get.16", gets(cluster, 16, span).await?, "/s");
-    // The first one warms up.
-    connection
-        .ok(Method::GET, &format!("{MAPS}?limit=5000"), "".into())
-        .await?;
-    let begin = Instant::now();
-    let bytes = connection
-        .ok(Method::GET, &format!("{MAPS}?limit=5000"), "".into())
-        .await?;
-    let millis = begin.elapsed().as_secs_f64() * 1e3;
-    report.figure("api.list.5000", millis, "ms");
-    report.figure("api.list.5000.size", bytes.len() as f64 / 1e6, "MB");
+    let bare = Bare::start().await?;
+    let bytes = connection.ok(Method::GET, SERVICE, "".into()).await?;
+    let same = format!("/{}", bytes.len());
+    report.figure(
+        "http.bare.16",
+        gets(&bare.cluster, &same, span).await?,
+        "/s",
+    );
+    report.figure("api.get.16", gets(cluster, SERVICE, span).await?, "/s");
     connection.ok(Method::DELETE, MAPS, "".into()).await?;
+    lists(report, cluster, &bare.cluster, span).await?;
+    connection.ok(Method::DELETE, PODS, "".into()).await?;
     connection
         .ok(
             Method::DELETE,
@@ -71,6 +73,68 @@ pub async fn run(
         )
         .await?;
     Ok(())
+}
+
+/// LISTs of 5,000 Pods of 4.4 KB, beside the same bytes from a bare server.
+async fn lists(
+    report: &Report,
+    cluster: &Cluster,
+    bare: &Cluster,
+    span: Duration,
+) -> Result<(), Error> {
+    let mut connection = Connection::open(cluster).await?;
+    // The first Pod needs the namespace's account, which a controller makes.
+    let account = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default");
+    while connection.send(Method::GET, &account, "".into()).await?.0 != http::StatusCode::OK {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    for client in 0..16 {
+        let mut connection = Connection::open(cluster).await?;
+        tasks.spawn(async move {
+            for i in (client..5000).step_by(16) {
+                connection.ok(Method::POST, PODS, pod(i).into()).await?;
+            }
+            Ok::<_, Error>(())
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    // The first one warms up.
+    connection.ok(Method::GET, PODS, "".into()).await?;
+    let (mut times, end) = (Vec::new(), Instant::now() + span);
+    let mut size = 0;
+    while Instant::now() < end {
+        let begin = Instant::now();
+        size = connection.ok(Method::GET, PODS, "".into()).await?.len();
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    report.figure("api.list.5000", times[times.len() / 2], "ms");
+    report.figure("api.list.5000.size", size as f64 / 1e6, "MB");
+    let (mut connection, same) = (Connection::open(bare).await?, format!("/{size}"));
+    let (mut times, end) = (Vec::new(), Instant::now() + span);
+    while Instant::now() < end {
+        let begin = Instant::now();
+        connection.ok(Method::GET, &same, "".into()).await?;
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    report.figure("http.bare.list", times[times.len() / 2], "ms");
+    Ok(())
+}
+
+/// A Pod that no scheduler looks at, of about 4.4 KB when it is stored.
+fn pod(i: usize) -> String {
+    let env: Vec<String> = (0..20)
+        .map(|n| format!("{{\"name\":\"VARIABLE_{n}\",\"value\":\"{n:0>100}\"}}"))
+        .collect();
+    format!(
+        "{{\"metadata\":{{\"name\":\"pod-{i}\",\"labels\":{{\"app\":\"bench\"}}}},\"spec\":{{\"schedulerName\":\"none\",\
+         \"containers\":[{{\"name\":\"main\",\"image\":\"localhost/bench:1\",\"env\":[{}]}}]}}}}",
+        env.join(",")
+    )
 }
 
 /// Runs `clients` copies of `work` for `span` and returns how many calls they finished per second.
@@ -124,25 +188,19 @@ async fn posts(cluster: &Cluster, clients: usize, span: Duration) -> Result<f64,
     .await
 }
 
-async fn gets(cluster: &Cluster, clients: usize, span: Duration) -> Result<f64, Error> {
-    rate(
-        cluster,
-        clients,
-        span,
-        |mut connection, _, end, done| async move {
+/// GETs of one path by 16 clients.
+async fn gets(cluster: &Cluster, path: &str, span: Duration) -> Result<f64, Error> {
+    let path = path.to_owned();
+    rate(cluster, 16, span, move |mut connection, _, end, done| {
+        let path = path.clone();
+        async move {
             while Instant::now() < end {
-                connection
-                    .ok(
-                        Method::GET,
-                        "/api/v1/namespaces/default/services/kubernetes",
-                        "".into(),
-                    )
-                    .await?;
+                connection.ok(Method::GET, &path, "".into()).await?;
                 done.fetch_add(1, Ordering::Relaxed);
             }
             Ok(())
-        },
-    )
+        }
+    })
     .await
 }
 

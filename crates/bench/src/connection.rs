@@ -38,6 +38,11 @@ impl Connection {
         })
     }
 
+    /// The connection itself, for an answer that has no end.
+    pub fn into_sender(self) -> SendRequest<Full<Bytes>> {
+        self.sender
+    }
+
     /// One request and its whole answer.
     pub async fn send(
         &mut self,

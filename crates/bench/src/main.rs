@@ -2,8 +2,10 @@
 //! run. Prints a table, or with `--json` one line a figure.
 
 mod api;
+mod bare;
 mod connection;
 mod etcd;
+mod fanout;
 mod idle;
 mod kubeconfig;
 mod pods;
@@ -58,6 +60,18 @@ enum What {
         #[arg(long)]
         disk: Option<PathBuf>,
     },
+    /// How long a change takes to all who watch
+    Fanout {
+        /// How many watch
+        #[arg(long, default_value_t = 100)]
+        watchers: usize,
+        /// How many changes a second
+        #[arg(long, default_value_t = 200)]
+        rate: u32,
+    },
+    /// Be a bare server to compare with
+    #[command(hide = true)]
+    Bare,
     /// From create to Running, with the image present
     Pods {
         /// The image, which runs without arguments
@@ -118,6 +132,10 @@ async fn run(cli: Cli) -> Result<(), Error> {
         What::Api { etcd, disk } => {
             api::run(&report, &cluster()?, span, etcd.as_deref(), disk.as_deref()).await
         }
+        What::Fanout { watchers, rate } => {
+            fanout::run(&report, &cluster()?, watchers, rate, span).await
+        }
+        What::Bare => bare::serve().await,
         What::Pods { image, count } => pods::run(&report, &cluster()?, &image, count).await,
     }
 }

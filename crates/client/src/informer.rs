@@ -10,8 +10,8 @@
 //! ```
 
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -56,6 +56,15 @@ struct Shared<V> {
     objects: RwLock<BTreeMap<Arc<str>, Arc<V>>>,
     handlers: Mutex<Vec<Handler<V>>>,
     synced: watch::Sender<bool>,
+    /// Keys of objects that are there but could not be read, and of which no older view is known.
+    unread: Mutex<BTreeSet<Arc<str>>>,
+}
+
+/// An object as it came, or the last view of it.
+struct Seen<V> {
+    key: Arc<str>,
+    revision: String,
+    view: Option<Arc<V>>,
 }
 
 /// The local copy of one selection of one kind.
@@ -111,9 +120,14 @@ impl Informers {
                         objects: RwLock::default(),
                         handlers: Mutex::default(),
                         synced: watch::Sender::new(false),
+                        unread: Mutex::default(),
                     }),
                 };
-                let task = reflect(self.client.clone(), selector, informer.shared.clone());
+                let (client, shared) = (self.client.clone(), informer.shared.clone());
+                // A handler may panic.
+                let task = world::supervise(V::RESOURCE.kind, move || {
+                    reflect(client.clone(), selector.clone(), shared.clone())
+                });
                 let shutdown = self.shutdown.clone();
                 tokio::spawn(shutdown.run_until_cancelled_owned(task));
                 Box::new(informer)
@@ -205,6 +219,13 @@ impl<V: View> Informer<V> {
         }
     }
 
+    /// Whether each object that there is could be read. Who takes absence for a deletion should ask.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let unread = self.shared.unread.lock();
+        unread.unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Whether the first list is in.
     #[must_use]
     pub fn is_synced(&self) -> bool {
@@ -234,6 +255,52 @@ impl<V: View> Shared<V> {
         for handler in &*handlers {
             handler(&change);
         }
+    }
+
+    /// The object in `json`; if it cannot be read, the last view of it that could, so that it is not taken for deleted.
+    fn read(&self, json: &str) -> Result<Seen<V>, Error> {
+        let unreadable = match serde_json::from_str::<V>(json) {
+            Ok(view) => {
+                let revision = view.meta().resource_version.clone();
+                let key: Arc<str> = view.meta().key().into();
+                self.unread().remove(&key);
+                let view = Some(Arc::new(view));
+                return Ok(Seen {
+                    key,
+                    revision,
+                    view,
+                });
+            }
+            Err(error) => error,
+        };
+        #[derive(serde::Deserialize)]
+        struct Head {
+            metadata: ObjectMeta,
+        }
+        let head: Head = serde_json::from_str(json).map_err(|e| {
+            Error::Decode(
+                format!("an object of kind {}", V::RESOURCE.kind),
+                e.to_string(),
+            )
+        })?;
+        let key: Arc<str> = head.metadata.key().into();
+        tracing::error!(kind = V::RESOURCE.kind, key = &*key, error = %unreadable, "an object cannot be read");
+        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+        let view = objects.get(&key).cloned();
+        drop(objects);
+        if view.is_none() {
+            self.unread().insert(key.clone());
+        }
+        let revision = head.metadata.resource_version;
+        Ok(Seen {
+            key,
+            revision,
+            view,
+        })
+    }
+
+    fn unread(&self) -> MutexGuard<'_, BTreeSet<Arc<str>>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the copy equal to a list.
@@ -303,18 +370,14 @@ async fn list<V: View>(
     shared: &Shared<V>,
 ) -> Result<String, Error> {
     let (mut items, mut page) = (Vec::new(), String::new());
+    shared.unread().clear();
     loop {
         let query = format!("limit=2000{}{page}", selector.query());
         let list: List<Box<RawValue>> = client
             .list(&V::RESOURCE, &selector.namespace, &query)
             .await?;
         for item in list.items {
-            match serde_json::from_str::<V>(item.get()) {
-                Ok(view) => items.push(Arc::new(view)),
-                Err(error) => {
-                    tracing::error!(kind = V::RESOURCE.kind, %error, "an object cannot be read")
-                }
-            }
+            items.extend(shared.read(item.get())?.view);
         }
         if list.metadata.continue_token.is_empty() {
             shared.replace_all(items);
@@ -352,13 +415,14 @@ async fn follow<V: View>(
                 }
                 continue;
             }
-            let view: V = serde_json::from_str(event.object.get()).map_err(|e| {
-                Error::Decode(format!("a watched {}", V::RESOURCE.kind), e.to_string())
-            })?;
-            revision.clone_from(&view.meta().resource_version);
-            let key: Arc<str> = view.meta().key().into();
-            let new = (event.kind != EventType::Deleted).then(|| Arc::new(view));
-            shared.replace(key, new);
+            let seen = shared.read(event.object.get())?;
+            revision = seen.revision;
+            if event.kind == EventType::Deleted {
+                shared.unread().remove(&seen.key);
+                shared.replace(seen.key, None);
+            } else if seen.view.is_some() {
+                shared.replace(seen.key, seen.view);
+            }
         }
         if quiet {
             tokio::time::sleep(backoff.next_delay()).await;

@@ -52,8 +52,9 @@ fn status_of<'a>(conditions: &'a [NodeCondition], kind: &str) -> Option<&'a str>
         .map(|c| c.status.as_str())
 }
 
-/// Decides a node's conditions and taints. `silent`: it has not reported for the grace period.
-pub(crate) fn plan(node: &NodeView, silent: bool, now: Timestamp) -> Plan {
+/// Decides a node's conditions and taints. `silent`: it has not reported for the grace period. `cut_off`: no node is well, so
+/// that the fault is rather ours: then Pods stay where they are.
+pub(crate) fn plan(node: &NodeView, silent: bool, cut_off: bool, now: Timestamp) -> Plan {
     let mut conditions = node.status.conditions.clone();
     if silent {
         for kind in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
@@ -82,8 +83,9 @@ pub(crate) fn plan(node: &NodeView, silent: bool, now: Timestamp) -> Plan {
     for effect in ["NoSchedule", "NoExecute"] {
         // A node that never reported keeps the taint it was registered with.
         let not_ready = ready == Some("False") || (ready.is_none() && effect == "NoSchedule");
-        wanted.push((NOT_READY, effect, not_ready));
-        wanted.push((UNREACHABLE, effect, ready == Some("Unknown")));
+        let stays = effect == "NoSchedule" || !cut_off;
+        wanted.push((NOT_READY, effect, not_ready && stays));
+        wanted.push((UNREACHABLE, effect, ready == Some("Unknown") && stays));
     }
     for (kind, taint) in PRESSURES {
         wanted.push((
@@ -167,6 +169,14 @@ fn heartbeat(node: &NodeView) -> Option<Timestamp> {
     ready.and_then(|c| c.last_heartbeat_time)
 }
 
+fn is_ready(node: &NodeView) -> bool {
+    status_of(&node.status.conditions, "Ready") == Some("True")
+}
+
+fn ready_nodes(nodes: &Informer<NodeView>) -> usize {
+    nodes.list().iter().filter(|n| is_ready(n)).count()
+}
+
 struct Controller {
     env: Env,
     nodes: Informer<NodeView>,
@@ -193,6 +203,17 @@ pub(crate) fn start(env: Env, cluster_cidr: (Ipv4Addr, u8)) {
             && heartbeat(old) != heartbeat(new)
         {
             note_sign(&seen, &change.key);
+        }
+    });
+    let (q, all) = (queue.clone(), nodes.clone());
+    nodes.on_change(move |change| {
+        let was = change.old.as_deref().is_some_and(is_ready);
+        let is = change.new.as_deref().is_some_and(is_ready);
+        // The last one that was well, or the first again: that concerns all.
+        if was != is && ready_nodes(&all) == usize::from(is) {
+            for node in all.list() {
+                q.add(Arc::from(node.metadata.name.as_str()));
+            }
         }
     });
     let (q, seen) = (queue.clone(), signs.clone());
@@ -252,7 +273,7 @@ impl Controller {
         };
         self.give_network(&node).await?;
         let left = self.silence(&node);
-        let plan = plan(&node, left.is_none(), self.env.now());
+        let plan = plan(&node, left.is_none(), self.cut_off(), self.env.now());
         let client = &self.env.client;
         let version = &node.metadata.resource_version;
         let changed = plan.conditions.is_some() || plan.taints.is_some();
@@ -289,6 +310,11 @@ impl Controller {
             Some(after) => Outcome::After(after),
             None => Outcome::Done,
         })
+    }
+
+    /// Whether no node is well. Follows upstream's disruption of all zones: the master sees no one, so it empties none.
+    fn cut_off(&self) -> bool {
+        ready_nodes(&self.nodes) == 0
     }
 
     /// How long the node may still be silent; `None`: it has been for too long.
@@ -465,7 +491,7 @@ mod tests {
 
     #[test]
     fn silence_is_unknown_and_taints_both_ways() {
-        let plan = plan(&node("True", json!([])), true, T0);
+        let plan = plan(&node("True", json!([])), true, false, T0);
         let conditions: Vec<_> = plan
             .conditions
             .iter()
@@ -494,7 +520,7 @@ mod tests {
         expect![[r#"
             mine:NoSchedule
         "#]]
-        .assert_eq(&taints(&plan(&node("True", before), false, T0)));
+        .assert_eq(&taints(&plan(&node("True", before), false, false, T0)));
     }
 
     #[test]

@@ -26,7 +26,13 @@ pub fn empty() -> Body {
 #[must_use]
 pub fn channel(bound: usize) -> (tokio::sync::mpsc::Sender<Bytes>, Body) {
     let (tx, rx) = tokio::sync::mpsc::channel(bound);
-    (tx, Streamed(rx).boxed_unsync())
+    (tx, queue(rx))
+}
+
+/// The same of a queue that exists.
+#[must_use]
+pub fn queue(pieces: tokio::sync::mpsc::Receiver<Bytes>) -> Body {
+    Streamed(pieces).boxed_unsync()
 }
 
 /// A body of pieces that arrive over a queue.
@@ -43,6 +49,49 @@ impl http_body::Body for Streamed {
         self.0
             .poll_recv(cx)
             .map(|piece| piece.map(|b| Ok(http_body::Frame::data(b))))
+    }
+}
+
+/// The body did not come in time.
+#[derive(Debug, thiserror::Error)]
+#[error("it did not come in time")]
+pub struct Late;
+
+/// `body`, which breaks with [`Late`] if it has not ended by `deadline`.
+pub fn until(deadline: tokio::time::Instant, body: Body) -> Body {
+    Until {
+        body,
+        late: Box::pin(tokio::time::sleep_until(deadline)),
+    }
+    .boxed_unsync()
+}
+
+struct Until {
+    body: Body,
+    late: std::pin::Pin<Box<tokio::time::Sleep>>,
+}
+
+impl http_body::Body for Until {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        let polled = std::pin::Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_pending() && self.late.as_mut().poll(cx).is_ready() {
+            return std::task::Poll::Ready(Some(Err(Late.into())));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 

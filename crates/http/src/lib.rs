@@ -11,7 +11,7 @@ pub mod upgrade;
 mod websocket;
 
 pub use body::{Body, empty, full};
-pub use server::{Handler, Peer, Server};
+pub use server::{Cut, Handler, Peer, Server};
 pub use upgrade::Upgraded;
 
 /// Why a listener could not be opened or a connection failed.

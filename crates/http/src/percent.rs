@@ -28,9 +28,10 @@ pub fn unescape(text: &str, plus_is_space: bool) -> String {
     while i < bytes.len() {
         match bytes[i] {
             b'%' if bytes.len() >= i + 3 => {
-                let hex = std::str::from_utf8(&bytes[i + 1..i + 3]).unwrap_or("");
-                if let Ok(byte) = u8::from_str_radix(hex, 16) {
-                    out.push(byte);
+                let digit = |at: usize| char::from(bytes[at]).to_digit(16);
+                if let (Some(high), Some(low)) = (digit(i + 1), digit(i + 2)) {
+                    #[allow(clippy::cast_possible_truncation, reason = "two digits are a byte")]
+                    out.push((high << 4 | low) as u8);
                     i += 3;
                     continue;
                 }
@@ -54,5 +55,6 @@ mod tests {
         assert!(!escape(text).contains([' ', '+', '/', ',']));
         assert_eq!(unescape(&escape(text), true), text);
         assert_eq!(unescape(&escape(text), false), text);
+        assert_eq!(unescape("%+5%-1%4g%", false), "%+5%-1%4g%");
     }
 }

@@ -15,6 +15,7 @@ use runtime::{
     SeccompProfile, SecurityContext,
 };
 
+use crate::cgroups;
 use crate::env;
 use crate::fields::{self, Addresses};
 use crate::node::Node;
@@ -151,16 +152,6 @@ pub fn dns(pod: &Pod, host: &str, cluster_dns: IpAddr, domain: &str) -> DnsConfi
     config
 }
 
-/// The cgroup of a Pod.
-#[must_use]
-pub fn cgroup(pod: &Pod, root: &str) -> String {
-    let uid = &pod.metadata.uid;
-    match pod.qos() {
-        "Guaranteed" => format!("{root}/pod{uid}"),
-        class => format!("{root}/{}/pod{uid}", class.to_lowercase()),
-    }
-}
-
 fn seccomp(node: &Node, pod: &Pod, own: Option<&Container>) -> SeccompProfile {
     let own = own.and_then(|c| c.security_context.seccomp_profile.as_ref());
     let profile = own.or(pod.spec.security_context.seccomp_profile.as_ref());
@@ -232,7 +223,7 @@ pub fn sandbox(node: &Node, pod: &Pod, attempt: u32) -> SandboxConfig {
         labels: labels(pod, None),
         annotations: m.annotations.clone(),
         linux: LinuxSandboxConfig {
-            cgroup_parent: cgroup(pod, &options.cgroup_root),
+            cgroup_parent: cgroups::path(pod, &options.cgroup_root),
             namespaces: namespaces(pod),
             sysctls: pod
                 .spec
@@ -282,8 +273,8 @@ pub fn resources(pod: &Pod, container: &Container, node_memory: i64) -> LinuxRes
     };
     LinuxResources {
         cpu_period: cpu_limit.map(|_| 100_000),
-        cpu_quota: cpu_limit.map(|m| (m * 100).max(1000)),
-        cpu_shares: Some((cpu_request.max(0).unsigned_abs() * 1024 / 1000).clamp(2, 262_144)),
+        cpu_quota: cpu_limit.map(cgroups::quota),
+        cpu_shares: Some(cgroups::shares(cpu_request)),
         memory_limit_in_bytes: memory_limit,
         memory_swap_limit_in_bytes: memory_limit,
         oom_score_adj: i32::try_from(adjust).ok(),

@@ -8,6 +8,7 @@
 //! What is decided stands in [`plan`] and [`status`], which touch nothing. Workers wait for events; nothing is polled.
 
 pub mod atomic;
+pub mod cgroups;
 pub mod container;
 pub mod env;
 pub mod fields;
@@ -33,6 +34,7 @@ use futures::StreamExt as _;
 use runtime::{ContainerId, SandboxId};
 use world::{Shutdown, World};
 
+use crate::cgroups::PodGroups;
 use crate::node::{Machine, Node};
 use crate::references::References;
 use crate::spec::{Pod, Service};
@@ -99,6 +101,7 @@ pub async fn start(options: Options) -> Result<(), Error> {
     ] {
         std::fs::create_dir_all(dir).map_err(|e| Error::Directory(dir.display().to_string(), e))?;
     }
+    let cgroups = runtime::CgroupTree::find()?;
     let shutdown = options.shutdown.clone();
     let client = options.client.clone();
     let informers = Informers::new(client.clone(), shutdown.clone());
@@ -121,11 +124,13 @@ pub async fn start(options: Options) -> Result<(), Error> {
             machine: Machine::look(),
             events,
             services,
+            groups: PodGroups::new(cgroups, &options.cgroup_root),
             references: References::new(client, shutdown.clone(), Arc::new(tell)),
             workers: Mutex::new(HashMap::new()),
             options,
         }
     });
+    node.groups.prepare(node.machine.cpu.milli_value())?;
     // Subscribe first, then list: nothing is missed in between.
     tokio::spawn(
         shutdown
@@ -266,17 +271,23 @@ impl Inventory {
                 }
             }
         }
+        let known = |uid: &str| {
+            let workers = node.workers.lock();
+            workers
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains_key(uid)
+        };
+        if let Err(error) = node.groups.remove_unknown(known).await {
+            tracing::warn!(%error, "cannot remove the control group of a Pod that is gone");
+        }
         let Ok(entries) = std::fs::read_dir(node.options.root_dir.join("pods")) else {
             return;
         };
         for entry in entries.flatten() {
             let uid = entry.file_name().to_string_lossy().into_owned();
-            let known = node
-                .workers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains_key(&uid);
-            if !known && let Err(error) = volumes::remove(&node.options.root_dir, &uid) {
+            if !known(&uid)
+                && let Err(error) = volumes::remove(&node.options.root_dir, &uid)
+            {
                 tracing::warn!(error, "cannot remove the directory of a Pod that is gone");
             }
         }

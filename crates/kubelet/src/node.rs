@@ -12,6 +12,7 @@ use client::{EventRecorder, Informer, ObjectReference, PatchKind};
 use serde_json::{Value, json};
 
 use crate::Options;
+use crate::cgroups::PodGroups;
 use crate::references::References;
 use crate::spec::Service;
 use crate::worker::Handle;
@@ -100,6 +101,7 @@ pub struct Node {
     pub events: EventRecorder,
     pub services: Informer<Service>,
     pub references: References,
+    pub groups: PodGroups,
     /// Workers by the Pods' UIDs.
     pub workers: Mutex<HashMap<String, Handle>>,
 }

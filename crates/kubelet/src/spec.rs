@@ -161,16 +161,25 @@ impl Pod {
     /// `Guaranteed`, `Burstable` or `BestEffort`.
     #[must_use]
     pub fn qos(&self) -> &'static str {
+        rules::qos_class(&self.sums())
+    }
+
+    /// What of the spec says how much the Pod asks for and may use, in the form that [`rules`] reads.
+    #[must_use]
+    pub fn sums(&self) -> Value {
         let of = |l: &[Container]| {
             l.iter()
-                .map(|c| json!({"resources": c.resources}))
+                .map(|c| json!({"resources": c.resources, "restartPolicy": c.restart_policy}))
                 .collect::<Vec<_>>()
         };
-        let mut spec = json!({"containers": of(&self.spec.containers), "initContainers": of(&self.spec.init_containers)});
+        let mut spec = json!({
+            "containers": of(&self.spec.containers), "initContainers": of(&self.spec.init_containers),
+            "overhead": self.spec.overhead,
+        });
         if self.spec.resources != Resources::default() {
             spec["resources"] = json!(self.spec.resources);
         }
-        rules::qos_class(&spec)
+        spec
     }
 
     /// The reference for events; `container` names a part.

@@ -109,6 +109,12 @@ pub fn start(
     sandboxes: Vec<SandboxId>,
     containers: Vec<ContainerId>,
 ) -> Handle {
+    // Adopted Pods have their groups, but their share of the class is not known to us yet.
+    if !sandboxes.is_empty()
+        && let Err(error) = node.groups.add(&pod)
+    {
+        tracing::warn!(%error, pod = pod.title(), "cannot set the limits of an adopted Pod");
+    }
     let shared = Arc::new(Shared {
         containers: Mutex::new(containers),
         sandboxes: Mutex::new(sandboxes),
@@ -385,6 +391,9 @@ impl Worker {
                     {
                         return Done::Sandbox(Err(e));
                     }
+                    if let Err(e) = node.groups.add(&pod) {
+                        return Done::Sandbox(Err(e));
+                    }
                     Done::Sandbox(
                         node.options
                             .runtime
@@ -480,6 +489,9 @@ impl Worker {
                 self.tasks.spawn(async move {
                     if let Err(error) = node.options.runtime.stop_pod_sandbox(&id).await {
                         tracing::warn!(%error, sandbox = %id, "cannot stop the sandbox of a finished Pod");
+                    }
+                    if let Err(error) = node.groups.release(&pod) {
+                        tracing::warn!(%error, "cannot share out what a finished Pod requested");
                     }
                     Done::Nothing
                 });
@@ -796,6 +808,7 @@ async fn tear_down(
             .await
             .map_err(|e| e.to_string())?;
     }
+    node.groups.remove(pod).await.map_err(|e| e.to_string())?;
     volumes::remove(&node.options.root_dir, &pod.metadata.uid)?;
     container::unlink_logs(node, pod);
     let logs = container::log_directory(node, pod);

@@ -20,20 +20,43 @@ struct Block {
     der: Vec<u8>,
 }
 
-/// The first block in `text` and what follows it; `None` if there is none (any more).
-fn block(text: &[u8]) -> Option<(Block, &[u8])> {
-    let (reader, pem) = {
-        let mut cursor = std::io::Cursor::new(text);
-        let (pem, read) = x509_parser::pem::Pem::read(&mut cursor).ok()?;
-        (read, pem)
+/// The first whole block in `text` and what follows it; `None` if there is none (any more). As Go's reader, passes over what
+/// only begins like one: lines that begin and end a block hold nothing else, and name the same thing.
+fn block(mut text: &[u8]) -> Option<(Block, &[u8])> {
+    const BEGIN: &[u8] = b"-----BEGIN ";
+    let find = |text: &[u8], from: usize| {
+        let mut found = text.windows(BEGIN.len()).enumerate().skip(from);
+        let at_line = |at: usize| at == 0 || text[at - 1] == b'\n';
+        found.find_map(|(at, w)| (w == BEGIN && at_line(at)).then_some(at))
     };
-    let (this, rest) = text.split_at_checked(reader)?;
-    let block = Block {
-        label: pem.label,
-        has_headers: this.contains(&b':'),
-        der: pem.contents,
-    };
-    Some((block, rest))
+    loop {
+        text = &text[find(text, 0)?..];
+        // No block holds the beginning of another, so that each byte is looked at once.
+        let next = find(text, BEGIN.len()).unwrap_or(text.len());
+        let (this, rest) = text.split_at(next);
+        let mut cursor = std::io::Cursor::new(this);
+        if let Ok((pem, read)) = x509_parser::pem::Pem::read(&mut cursor) {
+            let this = this[..read.min(this.len())].trim_ascii_end();
+            let end = format!("\n-----END {}-----", pem.label);
+            let body = this.strip_suffix(end.as_bytes());
+            // The library also takes several texts of base64 one after the other.
+            let ends_once = |body: &[u8]| {
+                let padding = body.iter().skip_while(|b| **b != b'=');
+                padding
+                    .copied()
+                    .all(|b| b == b'=' || b.is_ascii_whitespace())
+            };
+            if body.is_some_and(ends_once) {
+                let block = Block {
+                    label: pem.label,
+                    has_headers: this.contains(&b':'),
+                    der: pem.contents,
+                };
+                return Some((block, rest));
+            }
+        }
+        text = rest;
+    }
 }
 
 /// Reads a request and checks that who made it holds its key.
@@ -99,8 +122,11 @@ pub fn check_certificates(pem: &[u8]) -> Result<(), String> {
         if block.der.is_empty() {
             return Err("found CERTIFICATE PEM block containing 0 certificates".to_owned());
         }
-        x509_parser::parse_x509_certificate(&block.der)
-            .map_err(|_| "x509: malformed certificate".to_owned())?;
+        let mut der = block.der.as_slice();
+        while !der.is_empty() {
+            (der, _) = x509_parser::parse_x509_certificate(der)
+                .map_err(|_| "x509: malformed certificate".to_owned())?;
+        }
         found = true;
         rest = after;
     }
@@ -169,6 +195,31 @@ mod tests {
         assert_eq!(
             check_certificates(format!("{cert}{cert}").as_bytes()),
             Ok(())
+        );
+        // A block is whole lines, of which the last names what the first does.
+        for broken in [
+            format!("x{cert}"),
+            cert.replace("-----END CERTIFICATE-----", "-----END CERTIFICATE-----x"),
+            cert.replace("-----END CERTIFICATE-----", "-----END KEY-----"),
+            cert.replace(
+                "-----END CERTIFICATE-----",
+                "YQ==\nYQ==\n-----END CERTIFICATE-----",
+            ),
+        ] {
+            assert_eq!(
+                check_certificates(broken.as_bytes()),
+                Err("must contain at least one CERTIFICATE PEM block".to_owned())
+            );
+        }
+        // What is broken is passed over, but not what follows it.
+        let broken = "-----BEGIN CERTIFICATE-----\n%%%\n";
+        let text = format!("{cert}{broken}");
+        assert_eq!(check_certificates(text.as_bytes()), Ok(()));
+        let text = format!("{cert}{broken}{}", request());
+        assert_eq!(
+            check_certificates(text.as_bytes()),
+            Err(wanted.to_owned()),
+            "{text}"
         );
     }
 }

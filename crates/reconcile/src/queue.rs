@@ -9,9 +9,11 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use world::metrics::{Counter, Gauge};
@@ -261,7 +263,13 @@ impl<K: Clone + Eq + Hash + std::fmt::Display + Send + Sync + 'static> Queue<K> 
                 loop {
                     let key = queue.next().await;
                     queue.0.runs.inc();
-                    let outcome = (reconcile.as_ref())(key.clone()).await;
+                    // A panic is one key's failure, not the end of the worker.
+                    let work = AssertUnwindSafe((reconcile.as_ref())(key.clone()));
+                    let outcome = work.catch_unwind().await.unwrap_or_else(|_| {
+                        let name = queue.0.settings.name;
+                        tracing::error!(queue = name, %key, "a reconcile panicked");
+                        Outcome::Retry("the reconcile panicked".into())
+                    });
                     queue.finish(key, outcome);
                 }
             }));
@@ -282,6 +290,26 @@ mod tests {
             },
             World::seeded(1),
         )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_tried_again_and_takes_no_worker() {
+        let queue = queue(1);
+        let runs = Arc::new(Mutex::new(Vec::new()));
+        queue.add("a".into());
+        queue.add("b".into());
+        let seen = runs.clone();
+        let work = queue.run(Shutdown::new(), move |key: String| {
+            let seen = seen.clone();
+            async move {
+                let first = !seen.lock().unwrap().contains(&key);
+                seen.lock().unwrap().push(key.clone());
+                assert!(key != "a" || !first, "a defect");
+                Outcome::Done
+            }
+        });
+        let _ = tokio::time::timeout(Duration::from_secs(60), work).await;
+        assert_eq!(*runs.lock().unwrap(), ["a", "b", "a"]);
     }
 
     #[tokio::test(start_paused = true)]

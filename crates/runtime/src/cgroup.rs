@@ -397,6 +397,59 @@ impl Cgroups {
     }
 }
 
+/// The groups above those of containers: what a kubelet sets for Pods and their classes. It needs no runtime, so that it is
+/// the same for every runtime.
+pub struct CgroupTree(Cgroups);
+
+impl CgroupTree {
+    /// The machine's groups.
+    ///
+    /// # Errors
+    /// When no hierarchy is mounted.
+    pub fn find() -> Result<Self> {
+        Cgroups::detect("").map(Self)
+    }
+
+    /// Sets the limits of a group, which is made if it isn't there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set(&self, path: &str, resources: &LinuxResources) -> Result<()> {
+        self.0.create(path)?;
+        self.0.apply(path, resources)
+    }
+
+    /// The names of the groups right below `path`.
+    #[must_use]
+    pub fn below(&self, path: &str) -> Vec<String> {
+        let (mut names, dirs) = (Vec::new(), self.0.dirs(path));
+        for entry in dirs
+            .iter()
+            .filter_map(|(_, dir)| fs::read_dir(dir).ok())
+            .flatten()
+            .flatten()
+        {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Removes a group with those below it, all of which have no processes any more or are just losing them.
+    ///
+    /// # Errors
+    /// When there are processes after a second.
+    pub async fn remove(&self, path: &str) -> Result<()> {
+        for child in self.below(path) {
+            Box::pin(self.remove(&format!("{path}/{child}"))).await?;
+        }
+        self.0.remove(path).await
+    }
+}
+
 /// Sends KILL to all processes listed in a `cgroup.procs`.
 pub(crate) fn kill_all(procs: &Path) {
     if let Some(dir) = procs.parent()

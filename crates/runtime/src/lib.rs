@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use futures::Stream;
 
 pub use allocator::{ByRole, give_back_soon};
-pub use cgroup::CgroupDriver;
+pub use cgroup::{CgroupDriver, CgroupTree};
 pub use embedded::{Embedded, Options};
 pub use error::{Error, Result};
 pub use image::reference::normalize as normalize_reference;

@@ -72,10 +72,6 @@ async fn answer(runtime: &dyn Runtime, request: Request<Incoming>) -> Response<F
     let done = match (request.method(), request.uri().path()) {
         (&Method::GET, "/images") => list(runtime).await,
         (&Method::POST, "/images") => import(runtime, request.into_body()).await,
-        (&Method::POST, "/images/pull") => match runtime.pull_image(&query, None).await {
-            Ok(image) => Ok(names(std::slice::from_ref(&image))),
-            Err(error) => Err(error.to_string()),
-        },
         (&Method::DELETE, "/images") => match runtime.remove_image(&query).await {
             Ok(()) => Ok(String::new()),
             Err(error) => Err(error.to_string()),

@@ -20,11 +20,6 @@ pub enum Action {
     },
     /// List the images
     List,
-    /// Pull an image from its registry
-    Pull {
-        /// The image's reference
-        reference: String,
-    },
     /// Remove an image
     Rm {
         /// The image's reference
@@ -49,13 +44,6 @@ pub fn run(common: &Common, action: &Action) -> Result<(), Failure> {
                 "{}",
                 admin::ask(dir, Method::GET, "/images", empty()).await?
             ),
-            Action::Pull { reference } => {
-                let path = format!("/images/pull?{reference}");
-                print!(
-                    "pulled {}",
-                    admin::ask(dir, Method::POST, &path, empty()).await?
-                );
-            }
             Action::Rm { reference } => {
                 admin::ask(
                     dir,

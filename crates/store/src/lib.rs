@@ -180,6 +180,18 @@ pub enum Error {
 /// A stream of changes from one prefix, complete and in revision order (law 5: never thinned).
 pub struct Watch {
     pub events: tokio::sync::mpsc::Receiver<Result<Vec<Event>, Error>>,
+    /// The revision up to which everything is in the queue or was; `None` while it is being filled with what is past.
+    told: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+}
+
+impl Watch {
+    /// The revision up to which everything was received: the store's own, on a quiet prefix too. `None` while something waits.
+    #[must_use]
+    pub fn progress(&self) -> Option<u64> {
+        // First what is told, then whether it is received: what comes in between only makes the answer `None`.
+        let told = (self.told)()?;
+        self.events.is_empty().then_some(told)
+    }
 }
 
 /// The contract of every engine. `suite` (in this crate's tests) checks each against it.

@@ -5,6 +5,7 @@
 //! segments were recycled), reading fails, and the reader is told what is true by then: that the revision is compacted.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -194,18 +195,31 @@ impl View {
         let (queue, events) = mpsc::channel(self.watch_queue.max(1) + 2);
         let reserve = || queue.clone().try_reserve_owned().map_err(|_| Error::Closed);
         let (last_word, backlog) = (reserve()?, reserve()?);
+        let joined = Arc::new(AtomicBool::new(false));
+        let (view, is_joined) = (self.clone(), joined.clone());
+        let told = Box::new(move || {
+            // Under the hub's lock no change is visible that is not told yet.
+            let hub = view.hub();
+            let told = is_joined.load(Ordering::Acquire).then(|| view.revision());
+            drop(hub);
+            told
+        });
         {
             let mut hub = self.hub();
             hub.check(after, self.revision())?;
             if hub.is_recent(after) {
                 hub.join(prefix, after, backlog, last_word);
-                return Ok(Watch { events });
+                joined.store(true, Ordering::Release);
+                return Ok(Watch { events, told });
             }
         }
         drop(backlog);
         let (view, prefix) = (self.clone(), prefix.to_owned());
-        tokio::spawn(async move { view.catch_up(&prefix, after, queue, last_word).await });
-        Ok(Watch { events })
+        tokio::spawn(async move {
+            view.catch_up(&prefix, after, queue, last_word, &joined)
+                .await;
+        });
+        Ok(Watch { events, told })
     }
 
     /// Tells a watcher what happened after `after` from disk, as fast as it takes it, until the recent changes go on from
@@ -216,6 +230,7 @@ impl View {
         mut after: u64,
         queue: mpsc::Sender<Batch>,
         last_word: mpsc::OwnedPermit<Batch>,
+        joined: &AtomicBool,
     ) {
         loop {
             // An error here: nobody listens any more.
@@ -226,7 +241,8 @@ impl View {
                 let mut hub = self.hub();
                 match hub.check(after, u64::MAX) {
                     Ok(()) if hub.is_recent(after) => {
-                        return hub.join(prefix, after, place, last_word);
+                        hub.join(prefix, after, place, last_word);
+                        return joined.store(true, Ordering::Release);
                     }
                     Ok(()) => hub.old(prefix, after, CHUNK),
                     Err(error) => Err(error),

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::conditions;
 use crate::tree::{age, immutable, invalid_all, items, name, text};
-use crate::{AGE, Errors, NAME, Names, Strategy, column};
+use crate::{AGE, Errors, NAME, Names, Strategy, column, shown};
 
 /// The address as it must be written, or what is wrong with it.
 pub(crate) fn canonical_name(name: &str) -> Vec<String> {
@@ -67,7 +67,14 @@ pub(crate) const ADDRESS: Strategy = Strategy {
     validate_create: validate_parent,
     validate_update: |new, old, errors| {
         let (a, b) = (&new["spec"]["parentRef"], &old["spec"]["parentRef"]);
-        immutable(a, b, "spec.parentRef", errors);
+        if a != b {
+            let shown = shown::show(a, &shown::PARENT);
+            errors.push(shown::invalid(
+                "spec.parentRef",
+                shown,
+                "field is immutable",
+            ));
+        }
     },
     columns: &[
         NAME,

@@ -65,27 +65,26 @@ fn validate_usages(usages: &Value, errors: &mut Errors) {
 }
 
 /// The labels of one half of a signer's name; only the first wrong one is told.
-fn validate_signer_labels(half: &str, rule: fn(&str) -> Vec<String>, errors: &mut Errors) {
+fn validate_signer_labels(
+    half: &str,
+    rule: fn(&str) -> Vec<String>,
+    path: &str,
+    errors: &mut Errors,
+) {
     let wrong = half.split('.').map(|label| (label, rule(label)));
     if let Some((label, wrong)) = wrong.into_iter().find(|(_, wrong)| !wrong.is_empty()) {
         let told = wrong
             .iter()
             .map(|w| format!("validating label \"{label}\": {w}"));
-        invalid_all("spec.signerName", half, told.collect(), errors);
+        invalid_all(path, half, told.collect(), errors);
     }
 }
 
-fn validate_signer(signer: &str, errors: &mut Errors) {
-    let path = "spec.signerName";
+/// The name of who signs: a domain and a path.
+pub(crate) fn validate_signer(signer: &str, path: &str, errors: &mut Errors) {
     let mut wrong = |bad: &str, detail: &str| {
         errors.push(FieldError::invalid_str(path, bad, detail));
     };
-    if signer == LEGACY_SIGNER {
-        return wrong(
-            signer,
-            "the legacy signerName is not allowed via this API version",
-        );
-    }
     if signer.is_empty() {
         return errors.push(FieldError::required(path, "signerName must be provided"));
     }
@@ -104,8 +103,18 @@ fn validate_signer(signer: &str, errors: &mut Errors) {
             errors.push(FieldError::too_long(path, limit));
         }
     }
-    validate_signer_labels(domain, names::dns1123_label, errors);
-    validate_signer_labels(rest, names::dns1123_subdomain, errors);
+    validate_signer_labels(domain, names::dns1123_label, path, errors);
+    validate_signer_labels(rest, names::dns1123_subdomain, path, errors);
+}
+
+fn validate_request_signer(signer: &str, errors: &mut Errors) {
+    let path = "spec.signerName";
+    if signer == LEGACY_SIGNER {
+        let detail = "the legacy signerName is not allowed via this API version";
+        errors.push(FieldError::invalid_str(path, signer, detail));
+    } else {
+        validate_signer(signer, path, errors);
+    }
 }
 
 fn validate_conditions(status: &Value, errors: &mut Errors) {
@@ -139,7 +148,7 @@ fn validate(o: &Value, errors: &mut Errors) {
         errors.push(FieldError::invalid("spec.request", &spec["request"], why));
     }
     validate_usages(&spec["usages"], errors);
-    validate_signer(text(&spec["signerName"]), errors);
+    validate_request_signer(text(&spec["signerName"]), errors);
     let seconds = &spec["expirationSeconds"];
     if seconds.is_number() && int(seconds) < SHORTEST_SECONDS {
         let detail = "may not specify a duration less than 600 seconds (10 minutes)";

@@ -77,6 +77,30 @@ fn frozen(new: &Value, old: &Value, keys: &[&str], errors: &mut Errors) {
     }
 }
 
+/// Whether the bytes are a JSON object, or what Go says that they are instead.
+fn json_object(bytes: &[u8]) -> Result<(), String> {
+    let what = match serde_json::from_slice::<Value>(bytes) {
+        Ok(Value::Object(_) | Value::Null) => return Ok(()),
+        Ok(Value::Array(_)) => "array",
+        Ok(Value::String(_)) => "string",
+        Ok(Value::Number(_)) => "number",
+        Ok(Value::Bool(_)) => "bool",
+        Err(why) if why.is_eof() => return Err("unexpected end of JSON input".into()),
+        Err(why) => {
+            let first = String::from_utf8_lossy(bytes).trim_start().chars().next();
+            return Err(match first {
+                Some(c) if !"{[\"-0123456789tfn".contains(c) => {
+                    format!("invalid character '{c}' looking for beginning of value")
+                }
+                _ => why.to_string(),
+            });
+        }
+    };
+    Err(format!(
+        "json: cannot unmarshal {what} into Go value of type map[string]interface {{}}"
+    ))
+}
+
 pub(crate) const SECRET: Strategy = Strategy {
     default: |o| {
         set_default(o, "type", "Opaque");
@@ -113,7 +137,10 @@ pub(crate) const SECRET: Strategy = Strategy {
             "kubernetes.io/tls" => &["tls.crt", "tls.key"],
             "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
             "kubernetes.io/dockercfg" => &[".dockercfg"],
-            "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+            "kubernetes.io/ssh-auth" if text(&o["data"]["ssh-privatekey"]).is_empty() => {
+                errors.push(FieldError::required("data[ssh-privatekey]", ""));
+                &[]
+            }
             "kubernetes.io/basic-auth"
                 if o["data"].get("username").is_none() && o["data"].get("password").is_none() =>
             {
@@ -137,13 +164,10 @@ pub(crate) const SECRET: Strategy = Strategy {
                     let bytes = base64::engine::general_purpose::STANDARD
                         .decode(text(value))
                         .unwrap_or_default();
-                    if let Err(why) = serde_json::from_slice::<Value>(&bytes) {
+                    if let Err(why) = json_object(&bytes) {
                         let bad = "<secret contents redacted>";
-                        errors.push(FieldError::invalid_str(
-                            format!("data[{key}]"),
-                            bad,
-                            why.to_string(),
-                        ));
+                        let path = format!("data[{key}]");
+                        errors.push(FieldError::invalid_str(path, bad, why));
                     }
                 }
                 Some(_) => {}

@@ -11,7 +11,7 @@ use crate::tree::{
     age, bump_generation, entries, immutable, int, invalid_all, items, label_selector, name,
     non_negative_quantity, not_negative, object, one_of, set_default, text, unset_or,
 };
-use crate::{AGE, Errors, NAME, Strategy, column};
+use crate::{AGE, Errors, NAME, Strategy, column, shown};
 
 /// The longest name of a driver, in bytes.
 const DRIVER_NAME_LIMIT: usize = 63;
@@ -224,8 +224,11 @@ fn validate_node_update(new: &Value, old: &Value, errors: &mut Errors) {
             .iter()
             .filter(|d| d["name"] == before["name"]);
         for after in same {
-            let path = "spec.drivers";
-            immutable(&fixed(after), &fixed(before), path, errors);
+            let after = fixed(after);
+            if after != fixed(before) {
+                let shown = shown::show(&after, &shown::NODE_DRIVER);
+                errors.push(shown::invalid("spec.drivers", shown, "field is immutable"));
+            }
         }
     }
 }
@@ -348,7 +351,10 @@ fn validate_attachment(o: &Value, errors: &mut Errors) {
 }
 
 fn validate_attachment_change(new: &Value, old: &Value, errors: &mut Errors) {
-    immutable(&new["spec"], &old["spec"], "spec", errors);
+    if new["spec"] != old["spec"] {
+        let shown = shown::show(&new["spec"], &shown::ATTACHMENT);
+        errors.push(shown::invalid("spec", shown, "field is immutable"));
+    }
 }
 
 pub(crate) const ATTACHMENT: Strategy = Strategy {

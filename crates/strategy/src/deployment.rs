@@ -9,7 +9,7 @@ use crate::tree::{
 };
 use crate::workload::{
     amount, at_most_all, collisions_grow, none_negative, not_above, required_selector,
-    runs_for_ever, selects_template, shown_strategy, template,
+    runs_for_ever, selects_template, shown_strategy,
 };
 use crate::{AGE, Errors, NAME, Strategy, column, pod_spec, wide};
 
@@ -75,7 +75,7 @@ fn validate(o: &Value, errors: &mut Errors) {
     none_negative(spec, "spec", &["replicas"], errors);
     required_selector(spec, "deployment", errors);
     if selects_template(spec, "invalid label selector", errors) {
-        template(&spec["template"], "spec.template", errors);
+        crate::pod_spec::validate_template(&spec["template"], "spec.template", errors);
         runs_for_ever(&spec["template"], "ReplicaSet", errors);
     }
     validate_strategy(&spec["strategy"], errors);

@@ -9,9 +9,7 @@ use crate::tree::{
     age, containers_and_images, each, entries, immutable, int, invalid_all, items, label_selector,
     name, object, one_of, set, set_default, show_selector, text,
 };
-use crate::workload::{
-    domain_prefixed_path, mismatch, none_negative, selects, template, without_value,
-};
+use crate::workload::{domain_prefixed_path, mismatch, none_negative, selects, without_value};
 use crate::{AGE, Errors, NAME, Strategy, column, job_status, pod_spec, wide};
 
 const CONTROLLER: &str = "batch.kubernetes.io/controller-uid";
@@ -448,7 +446,7 @@ pub(crate) fn validate_spec(spec: &Value, path: &str, errors: &mut Errors) {
         replacements,
         errors,
     );
-    template(&spec["template"], &at("template"), errors);
+    crate::pod_spec::validate_template(&spec["template"], &at("template"), errors);
     validate_restart_policy(spec, path, errors);
 }
 

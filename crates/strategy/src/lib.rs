@@ -20,25 +20,34 @@ mod deployment;
 mod device_claim;
 mod device_slice;
 mod discovery;
+mod endpoints;
 mod event;
 mod flow_control;
+mod ip;
 mod job;
 mod job_status;
+mod limit_range;
 mod meta;
+mod namespace;
 mod networking;
 mod node;
 mod other_workloads;
+mod persistent_volume;
 mod pod;
 mod pod_spec;
 mod rbac;
 pub mod rbac_bootstrap;
 mod replicas;
+mod replication_controller;
+mod resource_quota;
 mod review;
 mod runtime_class;
 mod service;
+mod shown;
 mod storage;
 mod tree;
 pub mod versions;
+mod volume_claim;
 mod webhook;
 mod workload;
 
@@ -169,19 +178,19 @@ impl Strategy {
 
 fn of(kind: &Kind) -> Option<&'static Strategy> {
     Some(match (kind.group, kind.kind) {
-        ("", "Namespace") => &cluster::NAMESPACE,
+        ("", "Namespace") => &namespace::STRATEGY,
         ("", "Node") => &node::STRATEGY,
         ("", "Pod") => &pod::STRATEGY,
         ("", "PodTemplate") => &pod::TEMPLATE,
         ("", "Binding") => &pod::BINDING,
         ("", "Service") => &service::STRATEGY,
-        ("", "Endpoints") => &discovery::ENDPOINTS,
+        ("", "Endpoints") => &endpoints::STRATEGY,
         ("discovery.k8s.io", "EndpointSlice") => &discovery::SLICE,
         ("", "ConfigMap") => &config::CONFIG_MAP,
         ("", "Secret") => &config::SECRET,
         ("", "ServiceAccount") => &config::SERVICE_ACCOUNT,
         ("" | "events.k8s.io", "Event") => &event::STRATEGY,
-        ("", "ReplicationController") => &replicas::REPLICATION_CONTROLLER,
+        ("", "ReplicationController") => &replication_controller::STRATEGY,
         ("apps", "ReplicaSet") => &replicas::REPLICA_SET,
         ("apps", "Deployment") => &deployment::STRATEGY,
         ("apps", "DaemonSet") => &other_workloads::DAEMON_SET,
@@ -193,13 +202,13 @@ fn of(kind: &Kind) -> Option<&'static Strategy> {
         ("coordination.k8s.io", "Lease") => &cluster::LEASE,
         ("scheduling.k8s.io", "PriorityClass") => &cluster::PRIORITY_CLASS,
         ("policy", "PodDisruptionBudget") => &other_workloads::DISRUPTION_BUDGET,
-        ("", "LimitRange") => &cluster::LIMIT_RANGE,
-        ("", "ResourceQuota") => &cluster::RESOURCE_QUOTA,
+        ("", "LimitRange") => &limit_range::STRATEGY,
+        ("", "ResourceQuota") => &resource_quota::STRATEGY,
         ("networking.k8s.io", "Ingress") => &networking::INGRESS,
         ("networking.k8s.io", "IngressClass") => &networking::INGRESS_CLASS,
         ("networking.k8s.io", "NetworkPolicy") => &networking::NETWORK_POLICY,
-        ("", "PersistentVolume") => &storage::VOLUME,
-        ("", "PersistentVolumeClaim") => &storage::CLAIM,
+        ("", "PersistentVolume") => &persistent_volume::STRATEGY,
+        ("", "PersistentVolumeClaim") => &volume_claim::STRATEGY,
         ("storage.k8s.io", "StorageClass") => &storage::CLASS,
         ("storage.k8s.io", "CSIDriver") => &csi::DRIVER,
         ("storage.k8s.io", "CSINode") => &csi::NODE,
@@ -365,6 +374,10 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, sub: Option<&st
                 approval_sets_conditions(new, old);
             }
         }
+        Some(part @ ("ephemeralcontainers" | "resize")) => {
+            narrow(new, old, part);
+            count_generation(kind, new, old);
+        }
         // Ends a namespace: nothing but its finalizers changes.
         Some("finalize") => {
             let finalizers = map
@@ -390,13 +403,24 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, sub: Option<&st
                 keep(map, "status");
             }
             (strategy.update)(new, old);
-            if strategy.generation && desired_state_differs(kind, new, old) {
-                let next = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
-                if let Some(Value::Object(metadata)) = new.get_mut("metadata") {
-                    metadata.insert("generation".into(), next.into());
-                }
-            }
+            count_generation(kind, new, old);
         }
+    }
+}
+
+/// Leaves of a write to a part of a Pod what the part holds, and takes all else from `old`. Before ownership is settled:
+/// nobody owns what is not written.
+pub fn narrow(new: &mut Value, old: &Value, subresource: &str) {
+    match subresource {
+        "ephemeralcontainers" => pod::only_ephemeral_containers(new, old),
+        "resize" => pod::only_resources(new, old),
+        _ => {}
+    }
+}
+
+fn count_generation(kind: &Kind, new: &mut Value, old: &Value) {
+    if base(kind).generation && desired_state_differs(kind, new, old) {
+        tree::bump_generation(new, old);
     }
 }
 
@@ -427,6 +451,13 @@ fn desired_state_differs(kind: &Kind, new: &Value, old: &Value) -> bool {
     !same || annotations || labels
 }
 
+/// Notes when a new object (prepared; `old` is absent) or a new version of one came to where it stands.
+pub fn stamp(kind: &Kind, new: &mut Value, old: Option<&Value>, now: Timestamp) {
+    if (kind.group, kind.kind) == ("", "PersistentVolume") {
+        persistent_volume::stamp_phase(new, old, now);
+    }
+}
+
 /// What is wrong with a new object (defaulted and prepared).
 #[must_use]
 pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
@@ -450,11 +481,19 @@ pub fn validate_update(
 ) -> Vec<FieldError> {
     let strategy = base(kind);
     let mut errors = Vec::new();
-    meta::validate_update(new, old, &mut errors);
+    meta::validate_update(kind, new, old, &mut errors);
     match sub {
         Some("status") => (strategy.validate_status)(new, old, &mut errors),
         Some("approval") => (strategy.validate_approval)(new, old, &mut errors),
-        Some("finalize") => {}
+        Some("finalize") => namespace::validate_finalize(new, &mut errors),
+        Some(sub @ ("ephemeralcontainers" | "resize")) => {
+            (strategy.validate)(new, &mut errors);
+            if sub == "resize" {
+                pod_spec::validate_resize(new, old, &mut errors);
+            } else {
+                pod_spec::validate_ephemeral_update(new, old, &mut errors);
+            }
+        }
         _ => {
             (strategy.validate)(new, &mut errors);
             (strategy.validate_update)(new, old, &mut errors);

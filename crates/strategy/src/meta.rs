@@ -60,10 +60,37 @@ pub(crate) fn validate(kind: &Kind, rule: Names, object: &Value, errors: &mut Er
             "not allowed on this type",
         ));
     }
-    shared(meta, errors);
+    shared(kind, meta, errors);
 }
 
-fn shared(meta: &Value, errors: &mut Errors) {
+/// Annotations: keys in any case, and not too much of them.
+pub(crate) fn validate_annotations(annotations: &Value, path: &str, errors: &mut Errors) {
+    let mut size = 0;
+    for (key, value) in entries(annotations) {
+        let wrong = names::qualified_name(&key.to_lowercase());
+        invalid_all(path, key, wrong, errors);
+        size += key.len() + text(value).len();
+    }
+    if size > ANNOTATIONS_LIMIT {
+        errors.push(FieldError::too_long(path, ANNOTATIONS_LIMIT));
+    }
+}
+
+/// The metadata of a template: labels and annotations only.
+pub(crate) fn validate_template(meta: &Value, path: &str, errors: &mut Errors) {
+    let at = format!("{path}.annotations");
+    validate_annotations(&meta["annotations"], &at, errors);
+    labels(&meta["labels"], &format!("{path}.labels"), errors);
+    for (key, value) in entries(meta) {
+        let empty = value.is_null() || value == "" || *value == json!([]);
+        if !matches!(key.as_str(), "annotations" | "labels") && !empty {
+            let path = format!("{path}.{key}");
+            errors.push(FieldError::forbidden(path, "cannot be set"));
+        }
+    }
+}
+
+fn shared(kind: &Kind, meta: &Value, errors: &mut Errors) {
     if meta["generation"].as_i64().is_some_and(|g| g < 0) {
         let detail = "must be greater than or equal to 0";
         errors.push(FieldError::invalid(
@@ -73,22 +100,7 @@ fn shared(meta: &Value, errors: &mut Errors) {
         ));
     }
     labels(&meta["labels"], "metadata.labels", errors);
-    let mut size = 0;
-    for (key, value) in entries(&meta["annotations"]) {
-        invalid_all(
-            "metadata.annotations",
-            key,
-            names::qualified_name(&key.to_lowercase()),
-            errors,
-        );
-        size += key.len() + text(value).len();
-    }
-    if size > ANNOTATIONS_LIMIT {
-        errors.push(FieldError::too_long(
-            "metadata.annotations",
-            ANNOTATIONS_LIMIT,
-        ));
-    }
+    validate_annotations(&meta["annotations"], "metadata.annotations", errors);
     let mut controllers: Vec<&Value> = Vec::new();
     for owner in items(&meta["ownerReferences"]) {
         let path = |key: &str| format!("metadata.ownerReferences.{key}");
@@ -126,22 +138,37 @@ fn shared(meta: &Value, errors: &mut Errors) {
             detail,
         ));
     }
-    for finalizer in items(&meta["finalizers"]) {
+    for (i, finalizer) in items(&meta["finalizers"]).iter().enumerate() {
         let name = text(finalizer);
-        invalid_all(
-            "metadata.finalizers",
-            name,
-            names::qualified_name(name),
-            errors,
-        );
-        if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
-            let detail = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.push(FieldError::invalid_str("metadata.finalizers", name, detail));
+        let path = "metadata.finalizers";
+        invalid_all(path, name, names::qualified_name(name), errors);
+        if !GENERIC.contains(&kind.group) {
+            validate_standard(name, &format!("{path}[{i}]"), errors);
         }
     }
 }
 
-pub(crate) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
+/// Groups that lie outside of upstream's own kinds: what these know of finalizers does not hold there.
+const GENERIC: [&str; 3] = [
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+];
+
+/// Who must do something before an object goes: a qualified name, or one of the few that are known without.
+pub(crate) fn validate_finalizer(name: &str, path: &str, errors: &mut Errors) {
+    invalid_all(path, name, names::qualified_name(name), errors);
+    validate_standard(name, path, errors);
+}
+
+fn validate_standard(name: &str, path: &str, errors: &mut Errors) {
+    if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
+        let detail = "name is neither a standard finalizer name nor is it fully qualified";
+        errors.push(FieldError::invalid_str(path, name, detail));
+    }
+}
+
+pub(crate) fn validate_update(kind: &Kind, new: &Value, old: &Value, errors: &mut Errors) {
     let (a, b) = (&new["metadata"], &old["metadata"]);
     for key in [
         "name",
@@ -173,5 +200,5 @@ pub(crate) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
             errors.push(FieldError::forbidden("metadata.finalizers", detail));
         }
     }
-    shared(a, errors);
+    shared(kind, a, errors);
 }

@@ -1,73 +1,157 @@
 //! Nodes.
 
-use api::FieldError;
+use api::{FieldError, names};
 use serde_json::Value;
 
-use crate::tree::{age, entries, invalid_all, items, name, none_if_empty, object, one_of, text};
-use crate::{AGE, Errors, NAME, Strategy, column, wide};
+use crate::pod_spec::{validate_amount, validate_taint_effect};
+use crate::tree::{age, entries, invalid_all, items, name, none_if_empty, object, text};
+use crate::{AGE, Errors, NAME, Strategy, column, ip, shown, wide};
 
-fn validate(o: &Value, errors: &mut Errors) {
+/// What Pods are kept away by.
+fn validate_taints(o: &Value, errors: &mut Errors) {
     let mut seen: Vec<(&str, &str)> = Vec::new();
     for (i, taint) in items(&o["spec"]["taints"]).iter().enumerate() {
-        let path = format!("spec.taints[{i}]");
+        // Upstream's path is in the metadata, where taints once were.
+        let path = format!("metadata.taints[{i}]");
         let (key, value) = (text(&taint["key"]), text(&taint["value"]));
         invalid_all(
             &format!("{path}.key"),
             key,
-            api::names::qualified_name(key),
+            names::qualified_name(key),
             errors,
         );
-        invalid_all(
-            &format!("{path}.value"),
-            value,
-            api::names::label_value(value),
-            errors,
-        );
-        let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
-        if text(&taint["effect"]).is_empty() {
-            errors.push(FieldError::required(format!("{path}.effect"), ""));
-        } else {
-            one_of(
-                &taint["effect"],
-                &format!("{path}.effect"),
-                &effects,
-                errors,
-            );
+        let wrong = names::label_value(value);
+        if !wrong.is_empty() {
+            let path = format!("{path}.value");
+            errors.push(FieldError::invalid_str(path, value, wrong.join(";")));
         }
+        validate_taint_effect(&taint["effect"], &format!("{path}.effect"), errors);
         let pair = (key, text(&taint["effect"]));
         if seen.contains(&pair) {
-            let mut error = FieldError::duplicate(&path, taint);
+            let mut error = shown::duplicate(path, shown::show(taint, &shown::TAINT));
             error.detail = "taints must be unique by key and effect pair".into();
             errors.push(error);
         }
         seen.push(pair);
     }
-    for (i, cidr) in items(&o["spec"]["podCIDRs"]).iter().enumerate() {
-        let valid = text(cidr).split_once('/').is_some_and(|(ip, bits)| {
-            ip.parse::<std::net::IpAddr>().is_ok() && bits.parse::<u8>().is_ok_and(|b| b <= 128)
-        });
-        if !valid {
-            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.push(FieldError::invalid(
-                format!("spec.podCIDRs[{i}]"),
-                cidr,
-                detail,
-            ));
+}
+
+fn validate_amounts(o: &Value, errors: &mut Errors) {
+    for key in ["capacity", "allocatable"] {
+        for (resource, amount) in entries(&o["status"][key]) {
+            let path = format!("status.{key}.{resource}");
+            validate_amount(resource, amount, &path, errors);
         }
     }
 }
 
-fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
-    let (a, b) = (&new["spec"], &old["spec"]);
-    if !items(&b["podCIDRs"]).is_empty() && a["podCIDRs"] != b["podCIDRs"] {
+fn validate_cidrs(o: &Value, errors: &mut Errors) {
+    let (path, list) = ("spec.podCIDRs", &o["spec"]["podCIDRs"]);
+    let cidrs = items(list);
+    let mut valid = true;
+    for (i, cidr) in cidrs.iter().enumerate() {
+        valid &= ip::validate_cidr(text(cidr), &format!("{path}[{i}]"), errors);
+    }
+    if cidrs.len() < 2 {
+        return;
+    }
+    let addresses = cidrs
+        .iter()
+        .map(|c| text(c).split('/').next().unwrap_or_default());
+    if valid && (cidrs.len() > 2 || !ip::both_families(addresses)) {
+        let detail = "may specify no more than one CIDR for each IP family";
+        errors.push(FieldError::invalid(path, list, detail));
+    }
+    for (i, cidr) in cidrs.iter().enumerate() {
+        if cidrs[..i].contains(cidr) {
+            errors.push(FieldError::duplicate(format!("{path}[{i}]"), cidr));
+        }
+    }
+}
+
+/// What holds for any change of a node, be it of the node itself or of its status.
+fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
+    validate_amounts(new, errors);
+    let addresses = items(&new["status"]["addresses"]);
+    for (i, address) in addresses.iter().enumerate() {
+        if addresses[..i].contains(address) {
+            let shown = shown::show(address, &shown::ADDRESS);
+            errors.push(shown::duplicate(format!("status.addresses[{i}]"), shown));
+        }
+    }
+    let (spec, was) = (&new["spec"], &old["spec"]);
+    validate_fixed(spec, was, errors);
+    if spec["configSource"].is_object() {
+        validate_config(&spec["configSource"], "spec.configSource", false, errors);
+    }
+    for key in ["assigned", "active", "lastKnownGood"] {
+        let source = &new["status"]["config"][key];
+        if source.is_object() {
+            validate_config(source, &format!("status.config.{key}"), true, errors);
+        }
+    }
+    validate_taints(new, errors);
+}
+
+fn validate_fixed(spec: &Value, was: &Value, errors: &mut Errors) {
+    let (now, before) = (items(&spec["podCIDRs"]), items(&was["podCIDRs"]));
+    let changed = if now.len() == before.len() {
+        now.iter().zip(before).filter(|(a, b)| a != b).count()
+    } else {
+        usize::from(!before.is_empty())
+    };
+    for _ in 0..changed {
         let detail = "node updates may not change podCIDR except from \"\" to valid";
         errors.push(FieldError::forbidden("spec.podCIDRs", detail));
     }
-    if !text(&b["providerID"]).is_empty() && a["providerID"] != b["providerID"] {
-        errors.push(FieldError::forbidden(
-            "spec.providerID",
-            "node updates may not change providerID except from \"\" to valid",
-        ));
+    let provider = text(&was["providerID"]);
+    if !provider.is_empty() && text(&spec["providerID"]) != provider {
+        let detail = "node updates may not change providerID except from \"\" to valid";
+        errors.push(FieldError::forbidden("spec.providerID", detail));
+    }
+    if text(&spec["externalID"]) != text(&was["externalID"]) {
+        let detail = "may not be updated";
+        errors.push(FieldError::forbidden("spec.externalID", detail));
+    }
+}
+
+/// Where a kubelet once had its configuration from. Of no use any more, but judged still.
+fn validate_config(source: &Value, path: &str, in_status: bool, errors: &mut Errors) {
+    let map = &source["configMap"];
+    if !map.is_object() {
+        let shown = shown::show(source, &shown::NODE_CONFIG);
+        let detail = "exactly one reference subfield must be non-nil";
+        errors.push(shown::invalid(path, shown, detail));
+        return;
+    }
+    let at = |key: &str| format!("{path}.configMap.{key}");
+    for key in ["uid", "resourceVersion"] {
+        match (in_status, text(&map[key]).is_empty()) {
+            (true, true) => {
+                let detail = format!("{key} must be set in status");
+                errors.push(FieldError::required(at(key), detail));
+            }
+            (false, false) => {
+                let detail = format!("{key} must not be set in spec");
+                errors.push(FieldError::forbidden(at(key), detail));
+            }
+            _ => {}
+        }
+    }
+    type Rule = (&'static str, fn(&str) -> Vec<String>);
+    let rules: [Rule; 3] = [
+        ("namespace", names::dns1123_label),
+        ("name", names::dns1123_subdomain),
+        ("kubeletConfigKey", names::config_map_key),
+    ];
+    for (key, rule) in rules {
+        let value = text(&map[key]);
+        if value.is_empty() {
+            let detail = format!("{key} must be set");
+            errors.push(FieldError::required(at(key), detail));
+        } else {
+            invalid_all(&at(key), value, rule(value), errors);
+        }
     }
 }
 
@@ -140,8 +224,13 @@ pub(crate) const STRATEGY: Strategy = Strategy {
     create: |o| {
         object(o, "spec");
     },
-    validate,
-    validate_update,
+    validate_create: |o, errors| {
+        validate_taints(o, errors);
+        validate_amounts(o, errors);
+        validate_cidrs(o, errors);
+    },
+    validate_update: validate_change,
+    validate_status: validate_change,
     columns: &[
         NAME,
         column("Status", "string", "Whether the node takes Pods."),

@@ -11,7 +11,7 @@ use crate::tree::{
 use crate::workload::{
     amount, at_most_all, collisions_grow, conditions, mismatch, none_negative, not_above,
     not_empty, part, required_selector, runs_for_ever, selects, selects_template, shown_as,
-    shown_strategy, template,
+    shown_strategy,
 };
 use crate::{AGE, Errors, NAME, Names, Strategy, column, pod_spec, wide};
 
@@ -41,7 +41,7 @@ fn validate_daemons(o: &Value, errors: &mut Errors) {
     if selector.is_object() {
         not_empty(selector, "daemonset", errors);
     }
-    template(&spec["template"], "spec.template", errors);
+    crate::pod_spec::validate_template(&spec["template"], "spec.template", errors);
     runs_for_ever(&spec["template"], "DaemonSet", errors);
     let counts = ["minReadySeconds", "revisionHistoryLimit"];
     none_negative(spec, "spec", &counts, errors);
@@ -126,7 +126,7 @@ fn validate_stateful(o: &Value, errors: &mut Errors) {
     }
     required_selector(spec, "statefulset", errors);
     if selects_template(spec, "", errors) {
-        template(&with_claims(spec), "spec.template", errors);
+        crate::pod_spec::validate_template(&with_claims(spec), "spec.template", errors);
     }
     runs_for_ever(&spec["template"], "StatefulSet", errors);
 }

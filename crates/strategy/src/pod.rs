@@ -5,9 +5,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::tree::{
-    age, containers_and_images, each, int, items, name, object, set, set_default, show_map, text,
+    age, containers_and_images, each, int, items, name, object, remove, set, set_default, show_map,
+    text,
 };
-use crate::{AGE, Errors, Fields, NAME, Names, Strategy, column, pod_spec, wide};
+use crate::{AGE, Fields, NAME, Names, Strategy, column, pod_spec, wide};
 
 fn default(o: &mut Value) {
     let Some(spec) = object(o, "spec") else {
@@ -15,6 +16,7 @@ fn default(o: &mut Value) {
     };
     pod_spec::default(spec);
     pod_spec::requests_from_limits(spec);
+    pod_spec::pod_requests(spec);
     set_default(spec, "enableServiceLinks", true);
     if spec["hostNetwork"] == true {
         for key in ["containers", "initContainers"] {
@@ -41,116 +43,72 @@ fn create(o: &mut Value) {
         }]);
     }
     set(o, "status", status);
+    let labels = o["metadata"]["labels"].clone();
+    if let Some(spec) = object(o, "spec") {
+        pod_spec::add_own_labels(spec, &labels);
+    }
 }
 
-fn validate(o: &Value, errors: &mut Errors) {
-    pod_spec::validate(&o["spec"], "spec", errors);
+/// Takes all but the names and the version from the old Pod.
+fn put_back(new: &mut Value, old: &Value) {
+    for key in ["spec", "status"] {
+        set(new, key, old[key].clone());
+    }
+    if let Some(metadata) = object(new, "metadata") {
+        for key in ["labels", "annotations", "ownerReferences", "finalizers"] {
+            take(metadata, &old["metadata"], key);
+        }
+    }
 }
 
-/// What of a Pod's spec may change after it was made, put back to what it was.
-fn fixed_part(new: &Value, old: &Value) -> Value {
-    let mut spec = new["spec"].clone();
-    let old = &old["spec"];
-    for key in ["containers", "initContainers"] {
-        let was = items(&old[key]);
-        if let Some(Value::Array(list)) = spec.get_mut(key) {
-            for (i, container) in list.iter_mut().enumerate() {
-                if let Some(image) = was.get(i).and_then(|c| c.get("image")) {
-                    set(container, "image", image.clone());
+/// Of an update of the ephemeral containers, these alone count.
+pub(crate) fn only_ephemeral_containers(new: &mut Value, old: &Value) {
+    let containers = new["spec"]["ephemeralContainers"].clone();
+    put_back(new, old);
+    if let Some(spec) = object(new, "spec") {
+        if containers.is_null() {
+            remove(spec, "ephemeralContainers");
+        } else {
+            set(spec, "ephemeralContainers", containers);
+        }
+    }
+}
+
+/// Of a resize, what the containers and the Pod ask for and may use counts. Containers are found by their names: such
+/// as are new are left out, such as are missing stay.
+pub(crate) fn only_resources(new: &mut Value, old: &Value) {
+    let sent = new["spec"].clone();
+    put_back(new, old);
+    let Some(spec) = object(new, "spec") else {
+        return;
+    };
+    for list in ["containers", "initContainers"] {
+        each(spec, list, |container| {
+            let sent = items(&sent[list]);
+            if let Some(sent) = sent.iter().find(|c| c["name"] == container["name"]) {
+                for key in ["resources", "resizePolicy"] {
+                    take(container, sent, key);
                 }
             }
-        }
+        });
     }
-    for key in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
-        match old.get(key) {
-            Some(value) => set(&mut spec, key, value.clone()),
-            None => crate::tree::remove(&mut spec, key),
-        }
-    }
-    let (grace, was) = (
-        int(&spec["terminationGracePeriodSeconds"]),
-        int(&old["terminationGracePeriodSeconds"]),
-    );
-    if was < 0 && grace == 1 {
-        set(&mut spec, "terminationGracePeriodSeconds", was);
-    }
-    // A gated Pod's node selector may still be narrowed.
-    if !items(&old["schedulingGates"]).is_empty() {
-        for key in ["nodeSelector", "affinity"] {
-            match old.get(key) {
-                Some(value) => set(&mut spec, key, value.clone()),
-                None => crate::tree::remove(&mut spec, key),
-            }
-        }
-    }
-    spec
+    take(spec, &sent, "resources");
 }
 
-fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
-    let (a, b) = (&new["spec"], &old["spec"]);
-    for key in ["containers", "initContainers"] {
-        if items(&a[key]).len() != items(&b[key]).len() {
-            errors.push(FieldError::forbidden(
-                format!("spec.{key}"),
-                "pod updates may not add or remove containers",
-            ));
-            return;
-        }
+fn take(into: &mut Value, from: &Value, key: &str) {
+    match from.get(key) {
+        Some(value) => set(into, key, value.clone()),
+        None => remove(into, key),
     }
-    let (deadline, was) = (
-        a["activeDeadlineSeconds"].as_i64(),
-        b["activeDeadlineSeconds"].as_i64(),
-    );
-    if let Some(was) = was {
-        match deadline {
-            Some(now) if now > was => {
-                let detail = "must be less than or equal to previous value";
-                errors.push(FieldError::invalid(
-                    "spec.activeDeadlineSeconds",
-                    &now.into(),
-                    detail,
-                ));
-            }
-            None => {
-                let detail = "must not update from a positive integer to nil value";
-                errors.push(FieldError::invalid(
-                    "spec.activeDeadlineSeconds",
-                    &Value::Null,
-                    detail,
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    let had = items(&b["tolerations"]);
-    if had.iter().any(|t| {
-        !items(&a["tolerations"]).iter().any(|n| {
-            n == t
-                || ["key", "operator", "value", "effect"]
-                    .iter()
-                    .all(|k| n[*k] == t[*k])
-        })
-    }) {
-        let detail = "existing toleration can not be modified except its tolerationSeconds";
-        errors.push(FieldError::forbidden("spec.tolerations", detail));
-    }
-    let gates = items(&b["schedulingGates"]);
-    if let Some(added) = items(&a["schedulingGates"])
-        .iter()
-        .find(|g| !gates.contains(g))
+}
+
+/// The class of a Pod is fixed: a writer of its status may leave it out.
+fn keep_class(new: &mut Value, old: &Value) {
+    let class = text(&old["status"]["qosClass"]).to_owned();
+    if let Some(status) = object(new, "status")
+        && !class.is_empty()
     {
-        let detail = format!(
-            "only deletion is allowed, but found new scheduling gate '{}'",
-            text(&added["name"])
-        );
-        errors.push(FieldError::forbidden("spec.schedulingGates", detail));
-    }
-    if fixed_part(new, old) != *b {
-        let detail = "pod updates may not change fields other than `spec.containers[*].image`,\
-                      `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to \
-                      existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
-                      previously negative)\n";
-        errors.push(FieldError::forbidden("spec", detail));
+        set_default(status, "qosClass", class);
     }
 }
 
@@ -350,20 +308,11 @@ pub(crate) const STRATEGY: Strategy = Strategy {
     status_metadata: true,
     default,
     create,
-    validate,
-    validate_update,
-    validate_status: |new, old, errors| {
-        let (a, b) = (
-            text(&new["spec"]["nodeName"]),
-            text(&old["spec"]["nodeName"]),
-        );
-        if a != b {
-            errors.push(FieldError::forbidden(
-                "status.nodeName",
-                "may not be changed directly",
-            ));
-        }
-    },
+    validate: pod_spec::validate_pod,
+    validate_create: pod_spec::validate_new_pod,
+    validate_update: pod_spec::validate_update,
+    update_status: keep_class,
+    validate_status: pod_spec::validate_status,
     columns: &[
         NAME,
         column("Ready", "string", "Ready containers of all."),
@@ -390,7 +339,7 @@ pub(crate) const STRATEGY: Strategy = Strategy {
 pub(crate) const TEMPLATE: Strategy = Strategy {
     generation: true,
     default: pod_spec::default_template,
-    validate: |o, errors| pod_spec::validate(&o["template"]["spec"], "template.spec", errors),
+    validate: |o, errors| pod_spec::validate_template(&o["template"], "template", errors),
     columns: &[
         NAME,
         column(

@@ -1,18 +1,16 @@
-//! ReplicationControllers and ReplicaSets.
+//! ReplicaSets.
 
-use api::{FieldError, LabelSelector};
 use serde_json::Value;
 
 use crate::tree::{
-    age, containers_and_images, immutable, int, labels, name, not_negative, object, set,
-    set_default, show_map, show_selector,
+    age, containers_and_images, immutable, int, name, object, set, set_default, show_selector,
 };
 use crate::workload::{
-    none_negative, not_above, required_selector, runs_for_ever, selects_template, template,
+    none_negative, not_above, required_selector, runs_for_ever, selects_template,
 };
-use crate::{AGE, Column, Errors, NAME, Strategy, column, pod_spec, wide};
+use crate::{AGE, Column, NAME, Strategy, column, pod_spec, wide};
 
-const COLUMNS: &[Column] = &[
+pub(crate) const COLUMNS: &[Column] = &[
     NAME,
     column("Desired", "integer", "How many Pods there should be."),
     column("Current", "integer", "How many Pods there are."),
@@ -23,7 +21,7 @@ const COLUMNS: &[Column] = &[
     wide("Selector", "The labels of its Pods."),
 ];
 
-fn row(o: &Value, now: jiff::Timestamp, selector: Value) -> Vec<Value> {
+pub(crate) fn row(o: &Value, now: jiff::Timestamp, selector: Value) -> Vec<Value> {
     let [containers, images] = containers_and_images(&o["spec"]["template"]["spec"]);
     let (spec, status) = (&o["spec"], &o["status"]);
     vec![
@@ -45,31 +43,6 @@ pub(crate) fn empty_status(o: &mut Value) {
     }
 }
 
-fn validate_template(o: &Value, errors: &mut Errors) {
-    let template = &o["spec"]["template"];
-    labels(
-        &template["metadata"]["labels"],
-        "spec.template.metadata.labels",
-        errors,
-    );
-    pod_spec::validate(&template["spec"], "spec.template.spec", errors);
-    let restart = &template["spec"]["restartPolicy"];
-    if !restart.is_null() && *restart != "Always" {
-        errors.push(FieldError::not_supported(
-            "spec.template.spec.restartPolicy",
-            restart,
-            &["Always"],
-        ));
-    }
-    if template["spec"]["activeDeadlineSeconds"].is_number() {
-        let path = "spec.template.spec.activeDeadlineSeconds";
-        errors.push(FieldError::forbidden(
-            path,
-            "activeDeadlineSeconds in ReplicaSet is not Supported",
-        ));
-    }
-}
-
 pub(crate) const REPLICA_SET: Strategy = Strategy {
     generation: true,
     status_metadata: true,
@@ -86,7 +59,7 @@ pub(crate) const REPLICA_SET: Strategy = Strategy {
         none_negative(spec, "spec", &["replicas", "minReadySeconds"], errors);
         required_selector(spec, "deployment", errors);
         if selects_template(spec, "invalid label selector", errors) {
-            template(&spec["template"], "spec.template", errors);
+            crate::pod_spec::validate_template(&spec["template"], "spec.template", errors);
             runs_for_ever(&spec["template"], "ReplicaSet", errors);
         }
     },
@@ -116,58 +89,6 @@ pub(crate) const REPLICA_SET: Strategy = Strategy {
     },
     columns: COLUMNS,
     row: |o, now| row(o, now, show_selector(&o["spec"]["selector"])),
-    fields: |o, out| out.push(("status.replicas", int(&o["status"]["replicas"]).to_string())),
-    ..Strategy::BASE
-};
-
-pub(crate) const REPLICATION_CONTROLLER: Strategy = Strategy {
-    generation: true,
-    default: |o| {
-        let Some(spec) = object(o, "spec") else {
-            return;
-        };
-        set_default(spec, "replicas", 1);
-        pod_spec::default_template(spec);
-        let template = spec["template"]["metadata"]["labels"].clone();
-        if template.as_object().is_some_and(|l| !l.is_empty()) {
-            if spec["selector"]
-                .as_object()
-                .is_none_or(serde_json::Map::is_empty)
-            {
-                set(spec, "selector", template.clone());
-            }
-            if let Some(meta) = object(o, "metadata") {
-                set_default(meta, "labels", template);
-            }
-        }
-    },
-    create: empty_status,
-    validate: |o, errors| {
-        let spec = &o["spec"];
-        for key in ["replicas", "minReadySeconds"] {
-            not_negative(spec, "spec", key, errors);
-        }
-        let selector = &spec["selector"];
-        if selector.as_object().is_none_or(serde_json::Map::is_empty) {
-            errors.push(FieldError::required("spec.selector", ""));
-        }
-        if spec["template"].is_null() {
-            errors.push(FieldError::required("spec.template", ""));
-            return;
-        }
-        let have = &spec["template"]["metadata"]["labels"];
-        if LabelSelector::from_map(selector).is_ok_and(|s| !s.matches_labels(have)) {
-            let detail = "`selector` does not match template `labels`";
-            errors.push(FieldError::invalid(
-                "spec.template.metadata.labels",
-                have,
-                detail,
-            ));
-        }
-        validate_template(o, errors);
-    },
-    columns: COLUMNS,
-    row: |o, now| row(o, now, show_map(&o["spec"]["selector"])),
     fields: |o, out| out.push(("status.replicas", int(&o["status"]["replicas"]).to_string())),
     ..Strategy::BASE
 };

@@ -2,12 +2,12 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/containers/runtime-class/>.
 
-use api::{FieldError, names};
+use api::names;
 use serde_json::Value;
 
 use crate::pod_spec::{validate_resources, validate_toleration};
 use crate::tree::{age, immutable, invalid_all, items, labels, name, text};
-use crate::{AGE, Errors, NAME, Strategy, column};
+use crate::{AGE, Errors, NAME, Strategy, column, shown};
 
 fn validate_scheduling(scheduling: &Value, errors: &mut Errors) {
     labels(
@@ -24,7 +24,8 @@ fn validate_scheduling(scheduling: &Value, errors: &mut Errors) {
         let key = key(toleration);
         if seen.contains(&key) {
             let path = format!("scheduling.tolerations[{i}]");
-            errors.push(FieldError::duplicate(path, toleration));
+            let shown = shown::show(toleration, &shown::TOLERATION);
+            errors.push(shown::duplicate(path, shown));
         }
         seen.push(key);
     }

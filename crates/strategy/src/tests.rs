@@ -319,3 +319,196 @@ fn allocated_addresses_stay() {
         update(&|s| s["spec"] = json!({"type": "ExternalName", "externalName": "a.b"}));
     assert_eq!((errors, new["spec"].get("clusterIP")), (vec![], None));
 }
+
+/// The errors of an update, in words.
+fn update_errors(kind: &Kind, new: &Value, old: &Value, sub: Option<&str>) -> Vec<String> {
+    let mut new = new.clone();
+    default(kind, &mut new);
+    prepare_update(kind, &mut new, old, sub);
+    let errors = validate_update(kind, &new, old, sub);
+    errors.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_container_that_ended_stays_ended() {
+    let k = kind("Pod");
+    let ended = |code: i64| json!([{"name": "c", "state": {"terminated": {"exitCode": code}}}]);
+    let running = json!([{"name": "c", "state": {"running": {}}}]);
+    let refused = "status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state";
+    let check = |policy: &str, own: &Value, code: i64| {
+        let mut old = pod();
+        old["spec"]["restartPolicy"] = policy.into();
+        for (key, value) in own.as_object().into_iter().flatten() {
+            old["spec"]["containers"][0][key] = value.clone();
+        }
+        let mut old = made(k, old);
+        old["status"]["containerStatuses"] = ended(code);
+        let mut new = old.clone();
+        new["status"]["containerStatuses"] = running.clone();
+        update_errors(k, &new, &old, Some("status"))
+    };
+    let none = Value::Null;
+    assert_eq!(check("Never", &none, 1), [refused]);
+    assert_eq!(check("OnFailure", &none, 0), [refused]);
+    assert!(check("OnFailure", &none, 1).is_empty());
+    assert!(check("Always", &none, 0).is_empty());
+    // A container's own policy and rules go before the Pod's.
+    assert!(check("Never", &json!({"restartPolicy": "Always"}), 0).is_empty());
+    assert_eq!(
+        check("Always", &json!({"restartPolicy": "Never"}), 0),
+        [refused]
+    );
+    let rules = json!({"restartPolicy": "Never", "restartPolicyRules": [
+        {"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}},
+    ]});
+    assert!(check("Never", &rules, 1).is_empty());
+}
+
+#[test]
+fn a_status_may_leave_out_the_class() {
+    let k = kind("Pod");
+    let old = made(k, pod());
+    let mut new = old.clone();
+    new["status"] = json!({"phase": "Running"});
+    assert!(update_errors(k, &new, &old, Some("status")).is_empty());
+}
+
+#[test]
+fn label_keys_stand_for_the_pods_own_labels() {
+    let mut pod = pod();
+    pod["metadata"]["labels"] = json!({"app": "web", "version": "1"});
+    pod["spec"]["topologySpreadConstraints"] = json!([{
+        "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "web"}}, "matchLabelKeys": ["version", "absent"],
+    }]);
+    pod["spec"]["affinity"] = json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+        "weight": 1, "podAffinityTerm": {"topologyKey": "zone", "labelSelector": {}, "mismatchLabelKeys": ["app"]},
+    }]}});
+    let made = made(kind("Pod"), pod);
+    assert_eq!(
+        made["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchExpressions"],
+        json!([{"key": "version", "operator": "In", "values": ["1"]}])
+    );
+    let term = &made["spec"]["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+        [0];
+    assert_eq!(
+        term["podAffinityTerm"]["labelSelector"]["matchExpressions"],
+        json!([{"key": "app", "operator": "NotIn", "values": ["web"]}])
+    );
+    assert!(wrong(kind("Pod"), &made).is_empty());
+}
+
+#[test]
+fn a_pods_limits_as_a_whole_are_its_requests() {
+    let mut pod = pod();
+    pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100m"}});
+    pod["spec"]["resources"] = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+    let made = made(kind("Pod"), pod);
+    assert_eq!(
+        made["spec"]["resources"]["requests"],
+        json!({"cpu": "100m", "memory": "1Gi"})
+    );
+    assert!(wrong(kind("Pod"), &made).is_empty());
+}
+
+#[test]
+fn a_bound_claim_may_grow_and_shrink_again_to_what_it_has() {
+    let k = kind("PersistentVolumeClaim");
+    let claim = json!({"metadata": {"name": "c", "namespace": "d"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "3Gi"}}, "volumeName": "v",
+    }});
+    let mut old = made(k, claim);
+    old["status"] = json!({"phase": "Bound", "capacity": {"storage": "1Gi"}});
+    let resized = |size: &str| {
+        let mut new = old.clone();
+        new["spec"]["resources"]["requests"]["storage"] = size.into();
+        update_errors(k, &new, &old, None)
+    };
+    assert!(resized("4Gi").is_empty() && resized("2Gi").is_empty());
+    // The same amount in other words is no change.
+    assert!(resized("3072Mi").is_empty());
+    let refused =
+        "spec.resources.requests.storage: Forbidden: field can not be less than status.capacity";
+    assert_eq!(resized("1Gi"), [refused]);
+    // A class may be given where there was none.
+    let mut new = old.clone();
+    new["spec"]["storageClassName"] = "fast".into();
+    assert!(update_errors(k, &new, &old, None).is_empty());
+}
+
+#[test]
+fn what_fills_a_claim_is_said_in_both_fields() {
+    let k = kind("PersistentVolumeClaim");
+    let sources = |spec: Value| {
+        let made = made(
+            k,
+            json!({"metadata": {"name": "c", "namespace": "d"}, "spec": spec}),
+        );
+        (
+            made["spec"]["dataSource"].clone(),
+            made["spec"]["dataSourceRef"].clone(),
+        )
+    };
+    let claim = json!({"kind": "PersistentVolumeClaim", "name": "a"});
+    let other = json!({"apiGroup": "example.com", "kind": "Seed", "name": "a"});
+    assert_eq!(
+        sources(json!({"dataSource": claim})),
+        (claim.clone(), claim.clone())
+    );
+    assert_eq!(
+        sources(json!({"dataSourceRef": other})),
+        (other.clone(), other.clone())
+    );
+    // The older field takes claims and snapshots only.
+    assert_eq!(
+        sources(json!({"dataSource": other})),
+        (Value::Null, Value::Null)
+    );
+    let elsewhere = json!({"kind": "PersistentVolumeClaim", "name": "a", "namespace": "e"});
+    assert_eq!(
+        sources(json!({"dataSourceRef": elsewhere})),
+        (Value::Null, elsewhere)
+    );
+}
+
+#[test]
+fn a_service_loses_what_its_new_type_cannot_have() {
+    let k = kind("Service");
+    let sent = json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {
+        "type": "LoadBalancer", "loadBalancerClass": "example.com/own", "externalTrafficPolicy": "Local", "ports": [{"port": 80}],
+    }});
+    let mut old = made(k, sent);
+    old["spec"]["clusterIP"] = "10.43.0.5".into();
+    old["spec"]["clusterIPs"] = json!(["10.43.0.5"]);
+    old["spec"]["healthCheckNodePort"] = json!(30001);
+    old["status"]["loadBalancer"] = json!({"ingress": [{"ip": "1.1.1.1", "ipMode": "VIP"}]});
+    let mut new = old.clone();
+    new["spec"]["type"] = "ClusterIP".into();
+    prepare_update(k, &mut new, &old, None);
+    assert!(validate_update(k, &new, &old, None).is_empty());
+    for key in [
+        "loadBalancerClass",
+        "externalTrafficPolicy",
+        "healthCheckNodePort",
+        "allocateLoadBalancerNodePorts",
+    ] {
+        assert!(new["spec"].get(key).is_none(), "{key}");
+    }
+    assert_eq!(new["status"], json!({"loadBalancer": {}}));
+}
+
+#[test]
+fn the_newer_field_of_addresses_follows_the_older_one() {
+    let k = kind("Service");
+    let sent = json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {"type": "ExternalName", "externalName": "a.b"}});
+    let old = made(k, sent);
+    let mut new = old.clone();
+    new["spec"] = json!({"type": "ClusterIP", "clusterIP": "10.43.0.7", "clusterIPs": ["10.43.0.7"], "ports": [{"port": 80}]});
+    assert!(update_errors(k, &new, &old, None).is_empty());
+    let headless = made(
+        k,
+        json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {"clusterIP": "None"}}),
+    );
+    assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    assert!(wrong(k, &headless).is_empty());
+}

@@ -255,3 +255,33 @@ pub(crate) fn unset_or(v: &Value) -> Value {
         shown => shown.into(),
     }
 }
+
+/// Whether two specs say the same: amounts may be written differently, and what is empty may be left out.
+pub(crate) fn same(a: &Value, b: &Value) -> bool {
+    fn empty(v: &Value) -> bool {
+        match v {
+            Value::Null | Value::Bool(false) => true,
+            Value::Array(list) => list.is_empty(),
+            Value::String(s) => s.is_empty(),
+            Value::Number(n) => n.as_i64() == Some(0),
+            _ => false,
+        }
+    }
+    match (a, b) {
+        (Value::Object(x), Value::Object(y)) => {
+            let all = x.keys().chain(y.keys());
+            let of = |m: &serde_json::Map<String, Value>, k| m.get(k).cloned().unwrap_or_default();
+            all.into_iter().all(|k| match (&of(x, k), &of(y, k)) {
+                (a, b) if empty(a) && empty(b) => a == b || a.is_null() || b.is_null(),
+                (a, b) => same(a, b),
+            })
+        }
+        (Value::Array(x), Value::Array(y)) => {
+            x.len() == y.len() && x.iter().zip(y).all(|(a, b)| same(a, b))
+        }
+        (Value::String(x), Value::String(y)) if x != y => {
+            matches!((quantity(a), quantity(b)), (Some(a), Some(b)) if a == b)
+        }
+        _ => a == b,
+    }
+}

@@ -6,10 +6,8 @@ use api::{ErrorKind, FieldError, LabelSelector, names};
 use serde_json::Value;
 
 use crate::Errors;
-use crate::tree::{
-    entries, int, int_or_percent, invalid_all, items, label_selector, labels, not_negative, text,
-};
-use crate::{pod_spec, tree};
+use crate::tree;
+use crate::tree::{int, int_or_percent, invalid_all, items, label_selector, not_negative, text};
 
 /// An error whose value is not shown.
 pub(crate) fn without_value(field: impl Into<String>, detail: impl Into<String>) -> FieldError {
@@ -104,22 +102,6 @@ pub(crate) fn selects_template(spec: &Value, invalid: &str, errors: &mut Errors)
         Some(true) => {}
     }
     true
-}
-
-/// A Pod template: its labels and annotations (whose paths leave `metadata` out, as upstream's do) and its spec.
-pub(crate) fn template(template: &Value, path: &str, errors: &mut Errors) {
-    let meta = &template["metadata"];
-    labels(&meta["labels"], &format!("{path}.labels"), errors);
-    for (key, _) in entries(&meta["annotations"]) {
-        let wrong = names::qualified_name(&key.to_lowercase());
-        invalid_all(&format!("{path}.annotations"), key, wrong, errors);
-    }
-    pod_spec::validate(&template["spec"], &format!("{path}.spec"), errors);
-    if !items(&template["spec"]["ephemeralContainers"]).is_empty() {
-        let path = format!("{path}.spec.ephemeralContainers");
-        let detail = "ephemeral containers not allowed in pod template";
-        errors.push(FieldError::forbidden(path, detail));
-    }
 }
 
 /// Pods that are to run for ever: no other restart policy, no deadline.

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod metrics;
 pub mod process;
 pub mod rng;
+mod supervise;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ pub use backoff::Backoff;
 pub use clock::{Clock, SystemClock};
 pub use disk::Disk;
 pub use rng::Rng;
+pub use supervise::supervise;
 pub use tokio_util::sync::CancellationToken as Shutdown;
 
 /// What a component is given instead of the operating system. Cheap to clone.

@@ -157,9 +157,18 @@ impl Server {
     /// If it cannot be made.
     #[must_use]
     pub fn admin_tls(&self) -> Arc<rustls::ClientConfig> {
+        self.admin_tls_of(true)
+    }
+
+    /// The same, which with `http1_only` unset agrees on HTTP/2.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn admin_tls_of(&self, http1_only: bool) -> Arc<rustls::ClientConfig> {
         let admin = self.leaf("admin", &["system:masters"], pki::Usage::Client);
         let identity = Some((admin.cert_pem.as_str(), admin.key_pem.as_str()));
-        skiff_http::tls::client_config(&self.ca.cert_pem, identity, true).expect("TLS")
+        skiff_http::tls::client_config(&self.ca.cert_pem, identity, http1_only).expect("TLS")
     }
 
     fn leaf(&self, name: &str, groups: &[&str], usage: pki::Usage) -> pki::Leaf {

@@ -8,9 +8,6 @@ use super::shape::{Shape, absent, present};
 use super::{Scope, is_system_metadata};
 use crate::facts::{Ty, Type, TypeId, type_of};
 
-/// More items than this are looked for twice in a tree, not one by one.
-const FEW: usize = 32;
-
 /// `fieldsV1` of whoever creates `new`, an object of type `ty`. `None`: nothing in it is anybody's, or a list has an item
 /// twice, which takes a tree.
 pub(super) fn fields(ty: TypeId, new: &Value, scope: Scope) -> Option<String> {
@@ -127,20 +124,18 @@ impl Writer {
         }
     }
 
+    /// The items in the order of their names, as sets of fields are written.
     fn items(&mut self, list: &[Value], name: &dyn Fn(&Value) -> Option<String>, shape: Shape) {
-        let mut names: Vec<String> = Vec::with_capacity(list.len());
-        for item in list {
-            let Some(name) = name(item) else { continue };
+        let named = list.iter().filter_map(|item| Some((name(item)?, item)));
+        let mut named: Vec<(String, &Value)> = named.collect();
+        if !named.is_sorted_by(|a, b| a.0 < b.0) {
+            named.sort_by(|a, b| a.0.cmp(&b.0));
+            self.twice |= named.windows(2).any(|pair| pair[0].0 == pair[1].0);
+        }
+        for (name, item) in named {
             self.key(|text| push_json_text(text, &name));
             self.node(shape, item, false);
             self.text.push('}');
-            names.push(name);
         }
-        self.twice |= if names.len() <= FEW {
-            (1..names.len()).any(|i| names[..i].contains(&names[i]))
-        } else {
-            let all: std::collections::BTreeSet<&String> = names.iter().collect();
-            all.len() < names.len()
-        };
     }
 }

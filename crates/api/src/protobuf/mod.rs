@@ -6,7 +6,7 @@
 
 mod decode;
 mod encode;
-mod layout;
+pub(crate) mod layout;
 
 pub use decode::decode;
 pub use encode::{Error, bookmark, list, object, status, watch_event};

@@ -5,7 +5,7 @@
 pub mod certificates;
 pub mod classes;
 mod limit_ranger;
-mod node_restriction;
+pub mod node_restriction;
 mod pod_security;
 mod pods;
 mod privileges;
@@ -105,7 +105,8 @@ pub async fn validate(
             ));
         }
     }
-    node_restriction::validate(&context.user, kind, operation, new, old, subresource)?;
+    let user = &context.user;
+    node_restriction::validate(core, user, kind, operation, new, old, subresource).await?;
     limit_ranger::validate(core, kind, operation, new, subresource).await?;
     if let ("", "persistentvolumeclaims", "", Some(new), Some(old)) =
         (kind.group, kind.plural, subresource, new, old)
@@ -113,10 +114,9 @@ pub async fn validate(
         classes::resize(core, kind, new, old).await?;
     }
     pod_security::validate(core, context, kind, operation, new, old, subresource).await?;
-    let user = &context.user;
     certificates::validate(core, user, kind, operation, new, old, subresource).await?;
     if operation != Operation::Delete && kind.group == "rbac.authorization.k8s.io" {
-        privileges::validate(core, &context.user, kind, new, old).await?;
+        privileges::validate(core, user, kind, new, old).await?;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ fn pod_forbidden(pod: &Value, why: impl std::fmt::Display) -> Status {
 /// Gives the Pod its ServiceAccount, pull secrets and token volume.
 pub async fn service_account(core: &Core, pod: &mut Value) -> Result<(), Status> {
     if object::at(pod, &["metadata", "annotations", MIRROR]).is_some() {
-        return Ok(());
+        return mirror(pod);
     }
     let namespace = text(pod, &["metadata", "namespace"]).to_owned();
     let spec = object::child(pod, "spec");
@@ -51,6 +51,29 @@ pub async fn service_account(core: &Core, pod: &mut Value) -> Result<(), Status>
     let of_account = account["automountServiceAccountToken"].as_bool();
     if of_pod.or(of_account).unwrap_or(true) {
         mount_token(core, pod);
+    }
+    Ok(())
+}
+
+/// A mirror Pod stays as its kubelet wrote it, which has no right to what others keep.
+fn mirror(pod: &Value) -> Result<(), Status> {
+    let used = crate::authz::node::references(pod);
+    let uses = |resource| used.iter().any(|(r, _)| *r == resource);
+    if uses("serviceaccounts") {
+        return Err(pod_forbidden(
+            pod,
+            "a mirror pod may not reference service accounts",
+        ));
+    }
+    if uses("secrets") {
+        return Err(pod_forbidden(pod, "a mirror pod may not reference secrets"));
+    }
+    let mut sources = items(pod, &["spec", "volumes"])
+        .iter()
+        .flat_map(|v| items(v, &["projected", "sources"]));
+    if sources.any(|s| s["serviceAccountToken"].is_object()) {
+        let why = "a mirror pod may not use service account token volume projections";
+        return Err(pod_forbidden(pod, why));
     }
     Ok(())
 }

@@ -27,16 +27,22 @@ pub async fn validate(
     let namespace = text(new, &["metadata", "namespace"]);
     let is_role = kind.plural.ends_with("roles");
     let unchanged = |field: &str| old.is_some_and(|o| o.get(field) == new.get(field));
-    if is_role && unchanged("rules") || !is_role && unchanged("roleRef") && unchanged("subjects") {
+    if is_role && unchanged("rules") && unchanged("aggregationRule")
+        || !is_role && unchanged("roleRef") && unchanged("subjects")
+    {
         return Ok(());
     }
-    let (verb, resource, role_name, wanted) = if is_role {
-        let rules: Vec<Rule> = serde_json::from_value(new["rules"].clone()).unwrap_or_default();
+    let (verb, resource, role_name, wanted): (_, String, String, Option<Vec<Rule>>) = if is_role {
+        let rules = match &new["rules"] {
+            Value::Null => Vec::new(),
+            rules => serde_json::from_value(rules.clone())
+                .map_err(|e| Status::bad_request(format!("rules: {e}")))?,
+        };
         (
             "escalate",
             kind.plural.to_owned(),
             object::name(new).to_owned(),
-            rules,
+            Some(rules),
         )
     } else {
         let role_kind = text(new, &["roleRef", "kind"]);
@@ -46,20 +52,19 @@ pub async fn validate(
             .rbac
             .rules_of_role(role_kind, namespace, name)
             .await;
-        let rules = rules.map(|r| r.to_vec()).unwrap_or_default();
         (
             "bind",
             format!("{}s", role_kind.to_ascii_lowercase()),
             name.to_owned(),
-            rules,
+            rules.map(|r| r.to_vec()),
         )
     };
     let attributes = Attributes {
         verb: verb.into(),
         group: kind.group.into(),
-        resource,
+        resource: resource.clone(),
         namespace: namespace.into(),
-        name: role_name,
+        name: role_name.clone(),
         ..Attributes::default()
     };
     if matches!(
@@ -68,7 +73,23 @@ pub async fn validate(
     ) {
         return Ok(());
     }
+    // Who may not bind whatever there is cannot bind what will be there later.
+    let Some(wanted) = wanted else {
+        return Err(Status::not_found(kind.group, &resource, &role_name));
+    };
     let owned = core.authorizer.rbac.rules_for(user, namespace).await;
+    let aggregates = |o: &Value| o["aggregationRule"].is_object();
+    if (aggregates(new) || old.is_some_and(aggregates))
+        && !uncovered(&owned, &everything()).is_empty()
+    {
+        let why = "must have cluster-admin privileges to use the aggregationRule";
+        return Err(Status::forbidden(
+            kind.group,
+            kind.plural,
+            object::name(new),
+            why,
+        ));
+    }
     let missing = uncovered(&owned, &wanted);
     if missing.is_empty() {
         return Ok(());
@@ -90,6 +111,24 @@ pub async fn validate(
         object::name(new),
         why,
     ))
+}
+
+/// What an aggregation can gather.
+fn everything() -> [Rule; 2] {
+    let all = || vec!["*".to_owned()];
+    [
+        Rule {
+            verbs: all(),
+            api_groups: all(),
+            resources: all(),
+            ..Rule::default()
+        },
+        Rule {
+            verbs: all(),
+            non_resource_urls: all(),
+            ..Rule::default()
+        },
+    ]
 }
 
 fn show(rule: &Rule) -> String {

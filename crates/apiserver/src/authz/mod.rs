@@ -26,6 +26,22 @@ pub struct Attributes {
     pub field_selector: String,
 }
 
+/// The object that a request is about: the one it names, or the only one that its field selector selects.
+fn named(info: &RequestInfo) -> String {
+    let selects = matches!(info.verb, "list" | "watch") && info.name.is_empty();
+    if !selects {
+        return info.name.clone();
+    }
+    let selector = api::selector::FieldSelector::parse(info.query.get("fieldSelector"));
+    let exact = selector
+        .ok()
+        .and_then(|s| s.exact("metadata.name").map(str::to_owned));
+    // A name that no path could hold is none.
+    exact
+        .filter(|n| !n.contains(['/', '%']) && n != "." && n != "..")
+        .unwrap_or_default()
+}
+
 impl Attributes {
     /// The attributes of a request.
     #[must_use]
@@ -36,7 +52,7 @@ impl Attributes {
             resource: info.resource.clone(),
             subresource: info.subresource.clone(),
             namespace: info.namespace.clone(),
-            name: info.name.clone(),
+            name: named(info),
             path: info.path.clone(),
             field_selector: info.query.get("fieldSelector").to_owned(),
         }

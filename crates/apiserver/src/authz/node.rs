@@ -203,40 +203,56 @@ async fn refers(
 /// Whether a Pod uses a secret, config map, claim or service account of this name.
 #[must_use]
 pub fn pod_refers(pod: &Value, resource: &str, name: &str) -> bool {
+    references(pod)
+        .iter()
+        .any(|(kind, used)| *kind == resource && used == name)
+}
+
+/// The objects that a Pod uses: resource and name of each.
+#[must_use]
+pub fn references(pod: &Value) -> Vec<(&'static str, String)> {
     let spec = &pod["spec"];
-    if resource == "serviceaccounts" {
-        return text(spec, &["serviceAccountName"]) == name;
-    }
-    let containers = ["containers", "initContainers", "ephemeralContainers"]
-        .into_iter()
-        .flat_map(|list| items(spec, &[list]));
-    let (env, env_from, volume, in_volume) = match resource {
-        "secrets" => ("secretKeyRef", "secretRef", "secret", "secretName"),
-        "configmaps" => ("configMapKeyRef", "configMapRef", "configMap", "name"),
-        _ => ("", "", "persistentVolumeClaim", "claimName"),
+    let mut found = Vec::new();
+    let mut add = |resource, name: &str| {
+        if !name.is_empty() {
+            found.push((resource, name.to_owned()));
+        }
     };
-    for container in containers {
-        if items(container, &["env"])
-            .iter()
-            .any(|e| text(e, &["valueFrom", env, "name"]) == name)
-            || items(container, &["envFrom"])
-                .iter()
-                .any(|e| text(e, &[env_from, "name"]) == name)
-        {
-            return true;
+    add("serviceaccounts", text(spec, &["serviceAccountName"]));
+    for secret in items(spec, &["imagePullSecrets"]) {
+        add("secrets", text(secret, &["name"]));
+    }
+    let lists = ["containers", "initContainers", "ephemeralContainers"];
+    for container in lists.iter().flat_map(|list| items(spec, &[list])) {
+        for variable in items(container, &["env"]) {
+            let from = &variable["valueFrom"];
+            add("secrets", text(from, &["secretKeyRef", "name"]));
+            add("configmaps", text(from, &["configMapKeyRef", "name"]));
+        }
+        for from in items(container, &["envFrom"]) {
+            add("secrets", text(from, &["secretRef", "name"]));
+            add("configmaps", text(from, &["configMapRef", "name"]));
         }
     }
-    if resource == "secrets"
-        && items(spec, &["imagePullSecrets"])
-            .iter()
-            .any(|s| text(s, &["name"]) == name)
-    {
-        return true;
+    for volume in items(spec, &["volumes"]) {
+        add("secrets", text(volume, &["secret", "secretName"]));
+        add("configmaps", text(volume, &["configMap", "name"]));
+        let claim = text(volume, &["persistentVolumeClaim", "claimName"]);
+        add("persistentvolumeclaims", claim);
+        if volume["ephemeral"].is_object() {
+            let (pod, volume) = (text(pod, &["metadata", "name"]), text(volume, &["name"]));
+            add("persistentvolumeclaims", &format!("{pod}-{volume}"));
+        }
+        for source in items(volume, &["projected", "sources"]) {
+            add("secrets", text(source, &["secret", "name"]));
+            add("configmaps", text(source, &["configMap", "name"]));
+        }
+        // Each driver's own source.
+        for source in volume.as_object().into_iter().flat_map(|v| v.values()) {
+            add("secrets", text(source, &["secretRef", "name"]));
+            add("secrets", text(source, &["nodePublishSecretRef", "name"]));
+        }
+        add("secrets", text(volume, &["azureFile", "secretName"]));
     }
-    items(spec, &["volumes"]).iter().any(|v| {
-        text(v, &[volume, in_volume]) == name
-            || items(v, &["projected", "sources"])
-                .iter()
-                .any(|s| text(s, &[volume, "name"]) == name)
-    })
+    found
 }

@@ -102,6 +102,7 @@ impl Core {
         );
         admission::mutate(self, kind, Operation::Create, &mut value).await?;
         strategy::prepare_create(kind, &mut value);
+        strategy::stamp(kind, &mut value, None, self.world.now());
         let name = object::name(&value).to_owned();
         let errors = strategy::validate_create(kind, &value);
         if !errors.is_empty() {

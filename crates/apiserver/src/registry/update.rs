@@ -77,6 +77,7 @@ impl Core {
         keep_system_metadata(old, &mut new);
         object::drop_empty_metadata(&mut new);
         strategy::default(kind, &mut new);
+        strategy::narrow(&mut new, old, subresource);
         let owners = managed::track(
             self,
             context,
@@ -95,6 +96,7 @@ impl Core {
         // A binding is the one way to set what is immutable otherwise, and checks itself what it sets.
         if subresource != "binding" {
             strategy::prepare_update(kind, &mut new, old, sub);
+            strategy::stamp(kind, &mut new, Some(old), self.world.now());
             let errors = strategy::validate_update(kind, &new, old, sub);
             if !errors.is_empty() {
                 return Err(Status::invalid(

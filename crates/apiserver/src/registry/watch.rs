@@ -7,9 +7,11 @@ use api::facts::Kind;
 use api::{Status, protobuf};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use skiff_http::Cut;
 use store::{Entry, Event};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::list::{Selection, parse_version};
 use super::{key, store_status};
@@ -20,10 +22,33 @@ use crate::request::Query;
 
 /// Lines waiting for a slow client; when they are this many, the store's queue fills, and the rest comes out of history.
 const QUEUE: usize = 64;
+/// How long a client may leave [`QUEUE`] full, or the end of its watch unread, before its connection is closed: what waits for
+/// it is memory of ours. As long as any other request may take.
+pub const STALLED: Duration = Duration::from_secs(60);
 /// How often a client that asked for bookmarks gets one.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// How long a watch lasts when the client does not say: between this and twice this, so that they don't end together.
 const MIN_TIMEOUT: u64 = 1800;
+/// A year: what is more is no time that a watch lasts.
+const MAX_TIMEOUT: u64 = 365 * 86_400;
+
+/// The other end of a watch.
+pub struct Client {
+    /// Closes its connection, if it has one.
+    pub cut: Option<Cut>,
+    /// Cancelled when the watch's body is sent or given up.
+    pub done: CancellationToken,
+}
+
+impl Client {
+    /// Waits until the client has read what there is, but not for ever.
+    async fn finish(self) {
+        let read = tokio::time::timeout(STALLED, self.done.cancelled()).await;
+        if let (Err(_), Some(cut)) = (read, self.cut) {
+            cut.cut();
+        }
+    }
+}
 
 /// What a watch asks for.
 pub struct Request {
@@ -75,6 +100,7 @@ impl Request {
             );
         }
         let asked = query.get("timeoutSeconds").parse::<u64>().unwrap_or(0);
+        let asked = asked.min(MAX_TIMEOUT);
         let seconds = if asked > 0 {
             asked
         } else {
@@ -97,7 +123,11 @@ impl Request {
 ///
 /// # Errors
 /// 410 when the revision is gone (upstream sends this as an event; a status is what clients see either way).
-pub async fn start(core: Arc<Core>, request: Request) -> Result<mpsc::Receiver<Bytes>, Status> {
+pub async fn start(
+    core: Arc<Core>,
+    request: Request,
+    client: Client,
+) -> Result<mpsc::Receiver<Bytes>, Status> {
     let prefix = key(request.kind, &request.namespace, "");
     // An unset version means "any, with what there is first"; so does 0.
     let from_scratch = matches!(request.version.as_str(), "" | "0");
@@ -134,9 +164,21 @@ pub async fn start(core: Arc<Core>, request: Request) -> Result<mpsc::Receiver<B
     };
     let shutdown = core.shutdown.clone();
     tokio::spawn(shutdown.run_until_cancelled_owned(async move {
-        follow(core, request, state, after, watch, lines).await;
+        follow(core, request, state, after, watch, Lines(lines)).await;
+        client.finish().await;
     }));
     Ok(out)
+}
+
+/// Where a watch's events go.
+struct Lines(mpsc::Sender<Bytes>);
+
+impl Lines {
+    /// False when the client is gone, or reads no more.
+    async fn send(&self, line: Bytes) -> bool {
+        let sent = self.0.send_timeout(line, STALLED).await;
+        sent.is_ok()
+    }
 }
 
 async fn follow(
@@ -145,7 +187,7 @@ async fn follow(
     state: Vec<Arc<Entry>>,
     mut revision: u64,
     mut watch: store::Watch,
-    lines: mpsc::Sender<Bytes>,
+    lines: Lines,
 ) {
     let sent = WatchEvents::of(request.kind, &core.world.metrics);
     for entry in state.iter().filter(|e| request.selection.matches(e)) {
@@ -153,7 +195,7 @@ async fn follow(
             return;
         };
         sent.sent(event.len());
-        if lines.send(event).await.is_err() {
+        if !lines.send(event).await {
             return;
         }
     }
@@ -170,13 +212,16 @@ async fn follow(
         };
         let received = tokio::select! {
             biased;
-            () = lines.closed() => return,
+            () = lines.0.closed() => return,
             received = watch.events.recv() => received,
             () = tokio::time::sleep_until(wake) => {
                 if request.bookmarks {
-                    // The store is current up to its revision: everything before it was delivered to us.
-                    if watch.events.is_empty() && !send_bookmark(&request, revision, false, &lines).await {
-                        return;
+                    // Also when nothing of this kind changed: else the client's revision would leave the history.
+                    if let Some(current) = watch.progress() {
+                        revision = revision.max(current);
+                        if !send_bookmark(&request, revision, false, &lines).await {
+                            return;
+                        }
                     }
                     next_bookmark = Instant::now() + BOOKMARK_EVERY;
                 }
@@ -197,7 +242,7 @@ async fn follow(
                         return;
                     };
                     sent.sent(event.len());
-                    if lines.send(event).await.is_err() {
+                    if !lines.send(event).await {
                         return;
                     }
                 }
@@ -223,10 +268,10 @@ async fn follow(
 }
 
 /// Tells a client why its watch ends.
-async fn refuse(request: &Request, error: store::Error, lines: &mpsc::Sender<Bytes>) {
+async fn refuse(request: &Request, error: store::Error, lines: &Lines) {
     if let Ok(event) = error_event(request, &store_status(error)) {
         // The client may be gone by now; then there is nobody to tell.
-        let _ = lines.send(event).await;
+        lines.send(event).await;
     }
 }
 
@@ -300,14 +345,9 @@ fn line(kind: &str, object: &[u8]) -> Bytes {
 }
 
 /// Sends a bookmark; false when the client is gone.
-async fn send_bookmark(
-    request: &Request,
-    revision: u64,
-    initial_end: bool,
-    lines: &mpsc::Sender<Bytes>,
-) -> bool {
+async fn send_bookmark(request: &Request, revision: u64, initial_end: bool, lines: &Lines) -> bool {
     match bookmark(request, revision, initial_end) {
-        Ok(event) => lines.send(event).await.is_ok(),
+        Ok(event) => lines.send(event).await,
         Err(_) => false,
     }
 }

@@ -16,7 +16,14 @@ use api::facts::Kind;
 pub fn is_served(kind: &Kind, name: &str) -> bool {
     match name {
         "status" | "scale" | "finalize" | "approval" | "proxy" => kind.subresource(name).is_some(),
-        "binding" | "eviction" | "log" | "exec" | "attach" | "portforward" => kind.plural == "pods",
+        "binding"
+        | "eviction"
+        | "log"
+        | "exec"
+        | "attach"
+        | "portforward"
+        | "ephemeralcontainers"
+        | "resize" => kind.plural == "pods",
         "token" => kind.plural == "serviceaccounts",
         _ => false,
     }

@@ -5,13 +5,13 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use crate::Core;
+use crate::admission::node_restriction;
 use crate::authn::{self, ISSUER};
 use crate::object::{self, text};
 use crate::registry::Context;
 
 const SHORTEST: i64 = 600;
-/// Upstream extends the mounted tokens' hour to a year by default; we keep what was asked, a day at most for tokens that
-/// are bound to nothing.
+/// The longest life of a token, whatever is asked for.
 const LONGEST: i64 = 365 * 86_400;
 const DEFAULT: i64 = 3600;
 
@@ -45,16 +45,18 @@ pub async fn create(
     if seconds > 1 << 32 {
         return invalid("may not specify a duration larger than 2^32 seconds");
     }
+    let seconds = seconds.min(LONGEST);
     let mut audiences: Vec<String> = object::strings(spec, &["audiences"])
         .map(str::to_owned)
         .collect();
     if audiences.is_empty() {
         audiences.push(ISSUER.to_owned());
     }
+    node_restriction::token(&context.user, name, &spec["boundObjectRef"])?;
     let bound = bind(core, context, namespace, name, &spec["boundObjectRef"]).await?;
     let now = core.world.now();
     let expires = now
-        .checked_add(SignedDuration::from_secs(seconds.min(LONGEST)))
+        .checked_add(SignedDuration::from_secs(seconds))
         .unwrap_or(now);
     let id = core.world.rng.uuid();
     let account = (name, text(&account, &["metadata", "uid"]));

@@ -45,6 +45,18 @@ struct Past {
     until: Option<(Position, u64)>,
 }
 
+/// Beyond this no revision can come from us, and there must be room for those to come: clients read them as `i64`.
+const MAX_REVISION: u64 = 1 << 62;
+
+/// Where the log goes from revision `last`: only up.
+fn onward(last: u64, to: u64) -> Result<u64, String> {
+    if (last..=MAX_REVISION).contains(&to) {
+        Ok(to)
+    } else {
+        Err(format!("revision {to} follows revision {last}"))
+    }
+}
+
 impl Found {
     fn ends_at(&self, revision: u64) -> Result<(), String> {
         if self.revision == revision {
@@ -89,6 +101,14 @@ impl Recovery<'_> {
             starts.insert(0, None);
         }
         let newest = checkpoints.last().copied().unwrap_or(0);
+        // What is written from now on must come after what the newest checkpoint shows, or the next start, which begins
+        // there, would not see it.
+        let least = self.head(newest).map(|meta| meta.position);
+        let least = least.map_or((0, 0), |at| (at.segment, at.offset));
+        let covers = |found: &Found| {
+            let end = (found.position.segment, found.position.offset);
+            found.revision >= newest && end >= least
+        };
         let mut failure = None;
         for state in starts.iter().rev() {
             let mut bases: Vec<Option<u64>> = starts.first().copied().into_iter().collect();
@@ -97,7 +117,7 @@ impl Recovery<'_> {
             }
             for base in bases {
                 match self.from(base, *state, &segments) {
-                    Ok(mut found) if found.revision >= newest => {
+                    Ok(mut found) if covers(&found) => {
                         if let Some(error) = &failure {
                             tracing::warn!(%error, "older history could not be read; the state is whole");
                         }
@@ -365,6 +385,7 @@ impl Recovery<'_> {
             found.clean = record == Record::Closed;
             match record {
                 Record::Txn { revision, ops } => {
+                    let revision = onward(found.revision + 1, revision)?;
                     let mut events: Vec<Event> = Vec::with_capacity(ops.len());
                     for op in ops {
                         events.extend(self.change(&mut found.tree, revision, op)?);
@@ -373,8 +394,8 @@ impl Recovery<'_> {
                     found.hub.remember(&events, Some(place), group.time_ms);
                 }
                 Record::Gap { from, to } => {
+                    found.revision = onward(found.revision, to)?;
                     found.hub.add_gap(from, to);
-                    found.revision = to;
                 }
                 Record::Compact { revision } => drop(found.hub.forget(revision)),
                 Record::Opened | Record::Closed => {}
@@ -395,8 +416,8 @@ impl Recovery<'_> {
                 Raw::Put { revision, key, .. } => (revision, key, true),
                 Raw::Delete { revision, key } => (revision, key, false),
                 Raw::Gap { from, to } => {
+                    *last = onward(*last, to)?;
                     hub.add_gap(from, to);
-                    *last = to;
                     return Ok(());
                 }
                 Raw::Compact { revision } => {
@@ -405,7 +426,7 @@ impl Recovery<'_> {
                 }
                 Raw::Opened | Raw::Closed => return Ok(()),
             };
-            *last = revision;
+            *last = onward(*last, revision)?;
             let (key, before) = match keys.get_key_value(key) {
                 Some((key, before)) => (key.clone(), Some(*before)),
                 None => (Arc::from(key), None),

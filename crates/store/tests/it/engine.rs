@@ -95,6 +95,66 @@ async fn damage_before_the_tail_is_refused_with_the_place() {
 }
 
 #[tokio::test]
+async fn a_log_that_lost_what_the_newest_checkpoint_continues_is_refused() {
+    // After some of these many restarts, the newest checkpoint continues in a segment that has notes of restarts alone, so
+    // that an older one and the segments before show the same revision.
+    for restarts in 1..20 {
+        let disk = FaultyDisk::new();
+        let open = || {
+            let mut options =
+                Options::new(Arc::new(NoIndex), Arc::new(Unsealed), Arc::new(SystemClock));
+            options.spawn = None;
+            (options.segment_bytes, options.checkpoint_bytes) = (4096, 1024);
+            let disk = Arc::new(disk.clone());
+            Embedded::open(disk, Path::new("/s"), options, &Metrics::default())
+        };
+        let mut store = open().unwrap();
+        for (write, restarts) in [(0, 0), (1, 0), (2, 1), (3, 15), (4, restarts)] {
+            let op = Op::Put {
+                key: format!("/a/{write}"),
+                stored: vec![b'x'; if write < 3 { 300 } else { 10 }].into(),
+                rv_offset: None,
+                expire_after: None,
+            };
+            let txn = Txn {
+                ops: vec![op],
+                ..Txn::default()
+            };
+            store.txn(txn).await.unwrap();
+            for _ in 0..restarts {
+                store.close().await.unwrap();
+                drop(store);
+                store = open().unwrap();
+            }
+        }
+        store.close().await.unwrap();
+        drop(store);
+        disk.crash(0);
+        disk.edit(&segments(&disk).pop().unwrap(), Vec::clear);
+        let all = disk.everything().into_iter().map(|(path, _)| path);
+        let oldest = all
+            .filter(|p| p.to_string_lossy().contains("checkpoint-"))
+            .min();
+        disk.edit(&oldest.unwrap(), Vec::clear);
+        // Whatever it opens with, what is acknowledged from then on stays.
+        match open() {
+            Ok(store) => {
+                put(&store, "/new").await.unwrap();
+                drop(store);
+                disk.crash(0);
+                let kept = open().unwrap().get("/new").await.unwrap();
+                assert!(
+                    kept.is_some(),
+                    "an acknowledged write after {restarts} restarts is gone"
+                );
+            }
+            Err(Error::Damaged(_)) => {}
+            Err(why) => panic!("{why}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn revisions_are_never_used_twice() {
     let disk = FaultyDisk::new();
     let mut last = filled(&disk).await;

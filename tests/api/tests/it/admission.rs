@@ -215,14 +215,24 @@ async fn claims_get_the_default_class_and_are_protected() {
         made["metadata"]["finalizers"],
         json!(["kubernetes.io/pvc-protection"])
     );
-    let mut bigger = made;
+    let mut bigger = made.clone();
     bigger["spec"]["resources"]["requests"]["storage"] = "2Gi".into();
+    let unbound = server.send("PUT", &format!("{claims}/c"), &bigger).await;
     assert_eq!(
-        server
-            .send("PUT", &format!("{claims}/c"), &bigger)
-            .await
-            .status(),
-        "403 Forbidden: persistentvolumeclaims \"c\" is forbidden: Only bound persistent volume claims can be expanded"
+        unbound.status(),
+        "422 Invalid: PersistentVolumeClaim \"c\" is invalid: spec: Forbidden: spec is immutable after creation except \
+         resources.requests and volumeAttributesClassName for bound claims\n"
+    );
+    let mut bound = made;
+    bound["status"] = json!({"phase": "Bound"});
+    let path = format!("{claims}/c/status");
+    let bound = server.send("PUT", &path, &bound).await.ok();
+    bigger["metadata"]["resourceVersion"] = bound["metadata"]["resourceVersion"].clone();
+    let fixed = server.send("PUT", &format!("{claims}/c"), &bigger).await;
+    assert_eq!(
+        fixed.status(),
+        "403 Forbidden: persistentvolumeclaims \"c\" is forbidden: only dynamically provisioned pvc can be resized and \
+         the storageclass that provisions the pvc must support resize"
     );
 }
 

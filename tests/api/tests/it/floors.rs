@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-const FLOORS: [(&str, u8); 21] = [
+const FLOORS: [(&str, u8); 22] = [
     ("world", 0),
     ("api", 1),
     ("pki", 1),
@@ -23,6 +23,7 @@ const FLOORS: [(&str, u8); 21] = [
     ("skiff", 5),
     ("skiff-bench", 5),
     ("test-support", 6),
+    ("test-fuzzed", 7),
     ("test-api", 7),
 ];
 

@@ -180,3 +180,88 @@ async fn an_informer_follows_and_tells_its_handlers() {
     assert_eq!(heard.recv().await.unwrap(), "gone default/a");
     assert!(informer.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_bookmark_tells_the_revision_of_a_quiet_kind_too() {
+    let server = Server::start().await;
+    // A time that no clock reaches ends nothing.
+    let query = "watch=true&allowWatchBookmarks=true&timeoutSeconds=9223372036854775807";
+    let mut stream = server
+        .admin()
+        .watch(&format!("{PATH}?{query}"))
+        .await
+        .unwrap();
+    let secret = json!({"metadata": {"name": "s"}});
+    let path = "/api/v1/namespaces/default/secrets";
+    let made = server.send("POST", path, &secret).await.ok();
+    let made: u64 = made["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let (event, object) = next(&mut stream).await;
+    assert_eq!(event.trim(), "BOOKMARK");
+    let told: u64 = object["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(told >= made, "{told} {made}");
+}
+
+/// A view that cannot be made of every ConfigMap.
+#[derive(serde::Deserialize)]
+struct Numbers {
+    metadata: ObjectMeta,
+    data: std::collections::BTreeMap<String, Number>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(try_from = "String")]
+struct Number(i64);
+
+impl TryFrom<String> for Number {
+    type Error = std::num::ParseIntError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self)
+    }
+}
+
+impl View for Numbers {
+    const RESOURCE: Resource = client::resource::kinds::CONFIG_MAPS;
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_read_is_not_taken_for_deleted() {
+    let server = Server::start().await;
+    let map = |n: &str| json!({"metadata": {"name": "a"}, "data": {"n": n}});
+    drop(server.send("POST", PATH, &map("1")).await.ok());
+    let default = client::Selector {
+        namespace: "default".into(),
+        fields: "metadata.name=a".into(),
+        ..client::Selector::default()
+    };
+    let informers = client::Informers::new(server.admin(), server.shutdown.clone());
+    let numbers = informers.select::<Numbers>(default.clone());
+    numbers.synced().await;
+    let path = format!("{PATH}/a");
+    drop(server.send("PUT", &path, &map("one")).await.ok());
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(numbers.get("default/a").unwrap().data["n"].0, 1);
+    assert!(numbers.is_complete());
+    // Who never saw it in better days knows that something is there.
+    let later = client::Informers::new(server.admin(), server.shutdown.clone());
+    let later = later.select::<Numbers>(default);
+    later.synced().await;
+    assert!(later.get("default/a").is_none() && !later.is_complete());
+    drop(server.send("PUT", &path, &map("2")).await.ok());
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(later.get("default/a").unwrap().data["n"].0, 2);
+    assert!(later.is_complete());
+    drop(server.send("DELETE", &path, &Value::Null).await.ok());
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert!(numbers.get("default/a").is_none() && later.get("default/a").is_none());
+}

@@ -6,6 +6,7 @@
 )]
 
 mod apply;
+mod cgroups;
 mod clients;
 mod containers;
 mod crash;

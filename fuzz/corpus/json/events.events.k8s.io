@@ -1,0 +1,1 @@
+{"apiVersion":"events.k8s.io/v1","kind":"Event","metadata":{"name":"web.1","namespace":"demo"},"eventTime":"2026-01-01T00:00:00.000000Z","reportingController":"example.com/controller","reportingInstance":"controller-0","action":"Binding","reason":"Scheduled","type":"Normal","note":"assigned to a node","regarding":{"apiVersion":"v1","kind":"Pod","name":"web","namespace":"demo"}}
