@@ -81,13 +81,12 @@ pub struct Settings {
     log_json: bool,
 }
 
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 5] = [
     "kubelet",
     "proxy",
     "dns",
     "scheduler",
     "controller-manager",
-    "ingress",
 ];
 
 /// Reads `10.42.0.0/16`.
