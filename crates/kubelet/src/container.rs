@@ -309,7 +309,8 @@ fn security(
                 )));
             }
             Some(_) => {}
-            None if from_image.is_empty() || from_image == "0" => {
+            // `00` and `+0` are the number 0 too.
+            None if from_image.is_empty() || from_image.parse() == Ok(0_u32) => {
                 return Err(StartError::config(format!(
                     "container has runAsNonRoot and image will run as root {place}"
                 )));
@@ -330,17 +331,6 @@ fn security(
             l.iter().map(|s| (*s).to_owned()).collect()
         }
     };
-    // A group without a user: the image's numeric user, else root.
-    let user = user.or_else(|| {
-        group.map(|_| {
-            image
-                .user
-                .split(':')
-                .next()
-                .and_then(|u| u.parse().ok())
-                .unwrap_or(0)
-        })
-    });
     Ok(SecurityContext {
         privileged: own.privileged,
         add_capabilities: own.capabilities.add.clone(),
@@ -751,5 +741,50 @@ pub fn unlink_logs(node: &Node, pod: &Pod) {
         {
             tracing::debug!(%error, "a log's link stays");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn non_root_is_checked_by_number() {
+        let refused = |image_user: &str, spec: serde_json::Value| {
+            let pod: Pod = serde_json::from_value(json!({
+                "spec": {"securityContext": spec, "containers": [{"name": "c"}]},
+            }))
+            .unwrap();
+            let image = Image {
+                user: image_user.into(),
+                ..Image::default()
+            };
+            let seccomp = SeccompProfile::RuntimeDefault;
+            security(&pod, &pod.spec.containers[0], &image, seccomp).is_err()
+        };
+        let non_root = || json!({"runAsNonRoot": true});
+        for root in ["", "0", "00", "+0", "0:5", "-0", "web", "00:00"] {
+            assert!(refused(root, non_root()), "{root:?}");
+        }
+        assert!(!refused("1000", non_root()));
+        assert!(!refused("", json!({"runAsNonRoot": true, "runAsUser": 7})));
+        assert!(refused("7", json!({"runAsNonRoot": true, "runAsUser": 0})));
+    }
+
+    #[test]
+    fn a_group_alone_leaves_the_user_to_the_image() {
+        let pod: Pod = serde_json::from_value(json!({
+            "spec": {"securityContext": {"runAsGroup": 5}, "containers": [{"name": "c"}]},
+        }))
+        .unwrap();
+        let image = Image {
+            user: "web".into(),
+            ..Image::default()
+        };
+        let seccomp = SeccompProfile::RuntimeDefault;
+        let context = security(&pod, &pod.spec.containers[0], &image, seccomp).unwrap();
+        assert_eq!((context.run_as_user, context.run_as_group), (None, Some(5)));
     }
 }

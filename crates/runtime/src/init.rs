@@ -469,40 +469,51 @@ struct Identity {
     home: String,
 }
 
+/// Looks the user and its groups up in the container's own files.
+///
+/// Those files are the image's, so a number is only ever looked up as a number: an entry *named* `1000` says nothing about
+/// the user 1000.
 fn identify(process: &ProcessSpec, passwd: &str, group: &str) -> Result<Identity> {
-    let (user, wanted_group) = match process.user.split_once(':') {
-        Some((u, g)) => (u, Some(g)),
-        None => (process.user.as_str(), None),
+    let (user, wanted_group) = match (process.uid, process.user.split_once(':')) {
+        (Some(_), _) => ("", None),
+        (None, Some((u, g))) => (u, Some(g)),
+        (None, None) => (process.user.as_str(), None),
     };
-    let user = if user.is_empty() { "0" } else { user };
+    let number = match (process.uid, user) {
+        (Some(uid), _) => Some(uid),
+        (None, "") => Some(0),
+        (None, text) => text.parse::<u32>().ok(),
+    };
     let entry = passwd.lines().find_map(|line| {
         let mut f = line.split(':');
         let (name, _, uid, gid) = (f.next()?, f.next()?, f.next()?, f.next()?);
         let home = f.nth(1)?;
-        (name == user || uid == user).then(|| (name, uid.parse::<u32>(), gid.parse::<u32>(), home))
+        let (uid, gid) = (uid.parse::<u32>().ok()?, gid.parse::<u32>().ok()?);
+        let wanted = number.map_or(name == user, |number| uid == number);
+        wanted.then_some((name, uid, gid, home))
     });
-    let missing = || Failure {
-        code: 128,
-        message: format!("unable to find user {user}: no matching entries in passwd file"),
-    };
-    let (name, uid, mut gid, home) = match entry {
-        Some((name, Ok(uid), Ok(gid), home)) => (name, uid, gid, home),
-        _ => ("", user.parse().map_err(|_| missing())?, 0, "/"),
+    let (name, uid, mut gid, home) = match (entry, number) {
+        (Some(entry), _) => entry,
+        (None, Some(number)) => ("", number, 0, "/"),
+        (None, None) => {
+            return Err(Failure {
+                code: 128,
+                message: format!("unable to find user {user}: no matching entries in passwd file"),
+            });
+        }
     };
     if let Some(g) = wanted_group.filter(|g| !g.is_empty()) {
-        let found = group.lines().find_map(|line| {
-            let mut f = line.split(':');
-            let (name, id) = (f.next()?, f.nth(1)?);
-            (name == g).then(|| id.parse().ok())?
-        });
-        gid = match (found, g.parse()) {
-            (Some(id), _) | (None, Ok(id)) => id,
-            (None, Err(_)) => {
-                let message =
-                    format!("unable to find group {g}: no matching entries in group file");
-                return Err(Failure { code: 128, message });
-            }
+        let by_name = || {
+            group.lines().find_map(|line| {
+                let mut f = line.split(':');
+                let (name, id) = (f.next()?, f.nth(1)?);
+                (name == g).then(|| id.parse().ok())?
+            })
         };
+        gid = g.parse().ok().or_else(by_name).ok_or_else(|| Failure {
+            code: 128,
+            message: format!("unable to find group {g}: no matching entries in group file"),
+        })?;
     }
     gid = process.run_as_group.unwrap_or(gid);
     let mut groups = process.supplemental_groups.clone();
@@ -863,6 +874,7 @@ mod tests {
             cwd: String::new(),
             tty: false,
             privileged: false,
+            uid: None,
             user: user.into(),
             run_as_group: None,
             supplemental_groups: vec![7],
@@ -902,5 +914,23 @@ mod tests {
             }
         );
         assert!(id("nobody").is_err() && id("web:nogroup").is_err());
+
+        // What an image calls a number is not that number.
+        let passwd = "1000:x:0:0::/:\n00:x:7:7::/:\nroot:x:0:0:root:/root:/bin/sh\n";
+        let group = "1000:x:0:\n";
+        let by_number = |uid| {
+            let process = ProcessSpec {
+                uid: Some(uid),
+                ..process("web")
+            };
+            identify(&process, passwd, group).unwrap().uid
+        };
+        assert_eq!((by_number(1000), by_number(0)), (1000, 0));
+        let by_text = |user| identify(&process(user), passwd, group).unwrap();
+        assert_eq!(
+            (by_text("1000:1000").uid, by_text("1000:1000").gid),
+            (1000, 1000)
+        );
+        assert_eq!((by_text("00").uid, by_text("+0").uid), (0, 0));
     }
 }

@@ -290,7 +290,7 @@ pub struct SecurityContext {
     pub add_capabilities: Vec<String>,
     pub drop_capabilities: Vec<String>,
     pub run_as_user: Option<u32>,
-    /// Only with `run_as_user` or `run_as_username`.
+    /// Instead of the group that /etc/passwd or the image names for the user.
     pub run_as_group: Option<u32>,
     /// A name from the image's /etc/passwd; `run_as_user` wins. Neither: the image's user.
     pub run_as_username: String,

@@ -141,10 +141,9 @@ pub(super) fn process(
         SeccompProfile::RuntimeDefault => Some(seccomp::runtime_default(capabilities)),
         SeccompProfile::Localhost(path) => Some(seccomp::localhost(&profile(path)?)?),
     };
-    let user = match (security.run_as_user, security.run_as_username.as_str()) {
-        (Some(uid), _) => uid.to_string(),
-        (None, "") => image.user.clone(),
-        (None, name) => name.to_owned(),
+    let user = match security.run_as_username.as_str() {
+        "" => image.user.clone(),
+        name => name.to_owned(),
     };
     Ok(ProcessSpec {
         args,
@@ -155,6 +154,7 @@ pub(super) fn process(
             .map_or("/".into(), Clone::clone),
         tty: config.tty,
         privileged: security.privileged,
+        uid: security.run_as_user,
         user,
         run_as_group: security.run_as_group,
         supplemental_groups: security.supplemental_groups.clone(),
