@@ -387,7 +387,8 @@ fn mounts(
     env: &[(String, String)],
 ) -> Result<Vec<Mount>, StartError> {
     let mut out = Vec::new();
-    for mount in &container.volume_mounts {
+    let dir = volumes::pod_dir(&node.options.root_dir, &pod.metadata.uid);
+    for (index, mount) in container.volume_mounts.iter().enumerate() {
         let base = volumes.paths.get(&mount.name).ok_or_else(|| {
             StartError::config(format!(
                 "cannot find volume \"{}\" to mount into container \"{}\"",
@@ -405,12 +406,20 @@ fn mounts(
         } else {
             fields::expand(&mount.sub_path_expr, &lookup)
         };
-        let host_path = volumes::sub_path(base, &sub).map_err(|e| {
-            StartError::config(format!(
-                "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
-                mount.name, container.name
-            ))
-        })?;
+        let host_path = if sub.is_empty() {
+            base.clone()
+        } else {
+            volumes::sub_path(base, &sub)
+                .and_then(|found| {
+                    volumes::pin_sub_path(&dir, &mount.name, &container.name, index, &found)
+                })
+                .map_err(|e| {
+                    StartError::config(format!(
+                        "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
+                        mount.name, container.name
+                    ))
+                })?
+        };
         let target = Path::new(&mount.mount_path);
         let readonly = mount.read_only
             || pod
@@ -435,7 +444,6 @@ fn mounts(
             },
         });
     }
-    let dir = volumes::pod_dir(&node.options.root_dir, &pod.metadata.uid);
     if !out
         .iter()
         .any(|m| m.container_path == Path::new("/etc/hosts"))
