@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::devices;
 use crate::record::{InitSpec, ProcessSpec};
 use crate::sys;
 use crate::types::MountPropagation;
@@ -113,7 +114,14 @@ pub(crate) fn container(spec: &Path, control: &OwnedFd, stdio: Stdio) -> Result<
             )
         };
         let tree = sys::open_tree(&m.host_path, true).what(doing)?;
-        let directory = fs::metadata(&m.host_path).what(doing)?.is_dir();
+        let meta = fs::metadata(&m.host_path).what(doing)?;
+        let rdev = meta.rdev();
+        let harmless = meta.file_type().is_char_device()
+            && devices::usual(libc::major(rdev), libc::minor(rdev));
+        if !process.privileged && !harmless {
+            sys::mount_setattr(&tree, sys::MOUNT_ATTR_NODEV, 0, true).what(doing)?;
+        }
+        let directory = meta.is_dir();
         match m.propagation {
             MountPropagation::Private => {
                 sys::mount_setattr(&tree, 0, libc::MS_PRIVATE, true).what(doing)?
@@ -168,7 +176,13 @@ pub(crate) fn container(spec: &Path, control: &OwnedFd, stdio: Stdio) -> Result<
         spec.upper.display(),
         spec.work.display()
     );
-    sys::mount("overlay", &spec.mount_point, "overlay", 0, &data)
+    // Device nodes are for /dev alone; those in images and volumes come from who knows where.
+    let no_devices = if process.privileged {
+        0
+    } else {
+        libc::MS_NODEV
+    };
+    sys::mount("overlay", &spec.mount_point, "overlay", no_devices, &data)
         .what(|| format!("mounting {} layers as the root", spec.layers.len()))?;
     std::env::set_current_dir(&spec.mount_point).what(|| "entering the root".into())?;
     // SAFETY: two terminated strings.
@@ -242,7 +256,7 @@ pub(crate) fn container(spec: &Path, control: &OwnedFd, stdio: Stdio) -> Result<
     }
     fs::create_dir("/dev/shm").what(|| "making /dev/shm".into())?;
     sys::move_mount(&shm, Path::new("/dev/shm")).what(|| "mounting /dev/shm".into())?;
-    devices(&nodes)?;
+    make_devices(&nodes)?;
 
     sources.sort_by_key(|(m, ..)| m.container_path.components().count());
     for (m, tree, directory) in &sources {
@@ -309,7 +323,7 @@ pub(crate) fn container(spec: &Path, control: &OwnedFd, stdio: Stdio) -> Result<
             "",
             "/",
             "",
-            libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY,
+            libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | no_devices,
             "",
         )
         .what(|| "making the root read-only".into())?;
@@ -383,7 +397,7 @@ fn device_nodes(dir: &Path, depth: u32, into: &mut Vec<Node>) {
     }
 }
 
-fn devices(extra: &[Node]) -> Result<()> {
+fn make_devices(extra: &[Node]) -> Result<()> {
     let usual = [
         ("null", 1, 3),
         ("zero", 1, 5),

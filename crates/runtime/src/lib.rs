@@ -8,6 +8,7 @@
 
 mod allocator;
 mod cgroup;
+mod devices;
 mod embedded;
 mod error;
 mod image;

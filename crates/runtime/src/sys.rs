@@ -16,7 +16,8 @@ pub(crate) fn cvt(r: impl Into<i64>) -> io::Result<i64> {
     }
 }
 
-fn own(r: i64) -> io::Result<OwnedFd> {
+/// Takes the descriptor that a system call returned.
+pub(crate) fn own(r: i64) -> io::Result<OwnedFd> {
     let fd = cvt(r)?;
     // SAFETY: the kernel just handed us this descriptor and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })

@@ -41,7 +41,7 @@ fn busybox(tag: &str, config: &str) -> Vec<u8> {
     for name in [
         "sh", "echo", "cat", "sleep", "env", "id", "ls", "true", "hostname", "mount", "ps", "nc",
         "wc", "stty", "mkdir", "grep", "head", "tail", "kill", "dd", "ip", "unshare", "seq",
-        "touch",
+        "touch", "mknod",
     ] {
         let mut h = tar::Header::new_gnu();
         h.set_entry_type(tar::EntryType::Symlink);
@@ -388,6 +388,42 @@ async fn mounts_are_seen_as_asked() {
         assert!(log.contains(want), "{want:?} in\n{log}");
     }
     assert!(host.join("new").exists());
+
+    // Device nodes work in /dev alone, and only the usual ones there.
+    let node = |name: &str, minor| {
+        let path = std::ffi::CString::new(host.join(name).to_str().unwrap()).unwrap();
+        let device = libc::makedev(1, minor);
+        // SAFETY: a terminated string and numbers.
+        let made = unsafe { libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o666, device) };
+        assert_eq!(made, 0);
+    };
+    node("null", 3);
+    node("kmsg", 11);
+    let script = "echo x > /v/null; echo x > /single && echo single; mknod /null c 1 3; echo x > /null; \
+        mknod /dev/kmsg c 1 11 && head -c 1 /dev/kmsg; grep -c nodev /proc/self/mounts; touch /ro";
+    for readonly in [false, true] {
+        let log = n
+            .output(&s, &format!("d{readonly}"), script, |c| {
+                c.linux.security_context.readonly_rootfs = readonly;
+                c.mounts = vec![
+                    mount("/v", host.clone(), false),
+                    mount("/single", "/dev/null".into(), false),
+                ];
+            })
+            .await;
+        for want in [
+            "can't create /v/null: Permission denied",
+            "stdout F single",
+            "/dev/kmsg: Operation not permitted",
+            if readonly {
+                "/ro: Read-only"
+            } else {
+                "can't create /null: Permission denied"
+            },
+        ] {
+            assert!(log.contains(want), "{want:?} in\n{log}");
+        }
+    }
     n.end().await;
 }
 

@@ -1388,11 +1388,9 @@ impl Embedded {
             let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
             devices.push(format!("{kind} {major}:{minor} {}", d.permissions));
         }
-        self.cgroups.restrict_devices(
-            cgroup,
-            config.linux.security_context.privileged,
-            &devices,
-        )?;
+        if !config.linux.security_context.privileged && self.cgroups.filters_devices() {
+            self.cgroups.restrict_devices(cgroup, &devices)?;
+        }
         let mut flags = 0;
         for (set, flag) in [
             (config.tty, protocol::START_TTY),
