@@ -94,12 +94,12 @@ pub enum Error {
 /// # Errors
 /// When the port is taken, directories can't be made, or the API server refuses the Node.
 pub async fn start(options: Options) -> Result<(), Error> {
-    for dir in [
-        &options.root_dir,
-        &options.log_dir,
-        &options.containers_log_dir,
-    ] {
+    for dir in [&options.log_dir, &options.containers_log_dir] {
         std::fs::create_dir_all(dir).map_err(|e| Error::Directory(dir.display().to_string(), e))?;
+    }
+    // Secrets and volumes that anyone may write lie below.
+    for dir in [&options.root_dir, &options.root_dir.join("pods")] {
+        volumes::make_private(dir).map_err(|e| Error::Directory(dir.display().to_string(), e))?;
     }
     let cgroups = runtime::CgroupTree::find()?;
     let shutdown = options.shutdown.clone();

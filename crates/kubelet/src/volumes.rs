@@ -50,6 +50,15 @@ pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
     root.join("pods").join(uid)
 }
 
+/// Makes a directory that is for the kubelet alone, if it isn't there; what lies below may then be open to all.
+///
+/// # Errors
+/// The file system's.
+pub fn make_private(dir: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o750))
+}
+
 /// Makes or refreshes all volumes; `before` is what an earlier call returned.
 ///
 /// # Errors
@@ -59,6 +68,11 @@ pub async fn mount(node: &Node, pod: &Pod, before: &Mounts) -> Result<Mounts, Fa
         paths: BTreeMap::new(),
         tokens: before.tokens.clone(),
     };
+    let dir = pod_dir(&node.options.root_dir, &pod.metadata.uid);
+    make_private(&dir).map_err(|e| Failed {
+        volume: String::new(),
+        why: format!("cannot make {}: {e}", dir.display()),
+    })?;
     for volume in &pod.spec.volumes {
         let path = one(node, pod, volume, &mut mounts)
             .await
@@ -608,6 +622,18 @@ mod tests {
     use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use super::*;
+
+    #[test]
+    fn what_is_private_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let pods = dir.path().join("pods");
+        fs::create_dir(&pods).unwrap();
+        fs::set_permissions(&pods, fs::Permissions::from_mode(0o755)).unwrap();
+        for path in [pods.clone(), pods.join("uid")] {
+            make_private(&path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o750);
+        }
+    }
 
     #[test]
     fn a_sub_path_stays_in_its_volume() {
