@@ -17,6 +17,7 @@ pub mod node;
 pub mod plan;
 pub mod probe;
 pub mod references;
+pub mod remove;
 pub mod server;
 pub mod spec;
 pub mod status;

@@ -1,8 +1,10 @@
 //! Makes a Pod's volumes under `<root>/pods/<uid>/volumes`, and keeps their content current.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +18,7 @@ use crate::atomic::{self, File, Payload};
 use crate::fields::{self, Addresses};
 use crate::node::Node;
 use crate::references::Data;
+use crate::remove;
 use crate::spec::{
     ConfigMapVolume, DownwardVolume, Item, Pod, ProjectedVolume, TokenSource, Volume,
 };
@@ -482,21 +485,44 @@ async fn token(
 /// When something is still mounted or can't be removed.
 pub fn remove(root: &Path, uid: &str) -> Result<(), String> {
     let dir = pod_dir(root, uid);
-    if !dir.exists() {
-        return Ok(());
+    let shown = dir.display();
+    // The kernel's list has no links in its paths.
+    let real = match fs::canonicalize(&dir) {
+        Ok(real) => real,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(format!("cannot look at {shown}: {e}")),
+    };
+    let table = fs::read("/proc/self/mounts").map_err(|e| format!("/proc/self/mounts: {e}"))?;
+    for point in mounts_below(&table, &real).iter().rev() {
+        rustix::mount::unmount(point, UnmountFlags::NOFOLLOW)
+            .map_err(|e| format!("cannot unmount {}: {e}", point.display()))?;
     }
-    let mounted = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let prefix = format!("{}/", dir.display());
-    for point in mounted
-        .lines()
-        .rev()
-        .filter_map(|l| l.split(' ').nth(1))
-        .filter(|p| p.starts_with(&prefix))
-    {
-        rustix::mount::unmount(point, UnmountFlags::empty())
-            .map_err(|e| format!("cannot unmount {point}: {e}"))?;
-    }
-    fs::remove_dir_all(&dir).map_err(|e| format!("cannot remove {}: {e}", dir.display()))
+    remove::tree(&dir).map_err(|e| format!("cannot remove {shown}: {e}"))
+}
+
+/// The mount points below `dir` that /proc/self/mounts tells of, in its order. Names in it are any bytes, with white space
+/// and backslashes as three octal digits.
+fn mounts_below(table: &[u8], dir: &Path) -> Vec<PathBuf> {
+    let points = table
+        .split(|b| *b == b'\n')
+        .filter_map(|line| line.split(|b| *b == b' ').nth(1));
+    points
+        .map(|field| {
+            let mut name = Vec::with_capacity(field.len());
+            let mut rest = field;
+            while let Some((first, more)) = rest.split_first() {
+                let octal = more
+                    .get(..3)
+                    .filter(|_| *first == b'\\')
+                    .and_then(|digits| std::str::from_utf8(digits).ok())
+                    .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+                name.push(octal.unwrap_or(*first));
+                rest = if octal.is_some() { &more[3..] } else { more };
+            }
+            PathBuf::from(OsString::from_vec(name))
+        })
+        .filter(|point| point != dir && point.starts_with(dir))
+        .collect()
 }
 
 /// Opens the file or directory that `sub` names inside the volume at `base`; made as a directory if missing.
@@ -619,9 +645,39 @@ pub fn pin_sub_path(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use super::*;
+
+    #[test]
+    fn mount_points_are_any_bytes() {
+        let table = b"proc /proc proc rw 0 0\n\
+            tmpfs /pods/u/volumes/a tmpfs rw 0 0\n\
+            tmpfs /pods/u/with\\040space\\134\xff tmpfs rw 0 0\n\
+            tmpfs /pods/u2/other tmpfs rw 0 0\n\
+            tmpfs /pods/u/nul\\9 tmpfs rw 0 0\n";
+        let found = mounts_below(table, Path::new("/pods/u"));
+        let found: Vec<&[u8]> = found.iter().map(|p| p.as_os_str().as_bytes()).collect();
+        let want: [&[u8]; 3] = [
+            b"/pods/u/volumes/a",
+            b"/pods/u/with space\\\xff",
+            b"/pods/u/nul\\9",
+        ];
+        assert_eq!(found, want);
+    }
+
+    #[test]
+    fn a_pods_directory_goes_with_its_mounts() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = pod_dir(dir.path(), "uid").join("volumes/with space\n");
+        fs::create_dir_all(&at).unwrap();
+        tmpfs(&at, None).unwrap();
+        fs::write(at.join("secret"), "").unwrap();
+        remove(dir.path(), "uid").unwrap();
+        assert!(!pod_dir(dir.path(), "uid").exists());
+        remove(dir.path(), "uid").unwrap();
+    }
 
     #[test]
     fn what_is_private_stays_so() {
