@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -846,8 +847,8 @@ async fn tear_down(
 /// What a container left as its last words.
 fn termination_message(pod: &Pod, status: &ContainerStatus) -> String {
     let file = status.annotations.get(container::MESSAGE_FILE);
-    let own = file.and_then(|f| fs::read(f).ok()).unwrap_or_default();
-    let own = String::from_utf8_lossy(&own[..own.len().min(4096)]).into_owned();
+    let own = file.and_then(|f| begin_of(Path::new(f)).ok());
+    let own = String::from_utf8_lossy(&own.unwrap_or_default()).into_owned();
     let policy = pod
         .container(&status.metadata.name)
         .map_or("", |(_, c)| c.termination_message_policy.as_str());
@@ -857,9 +858,34 @@ fn termination_message(pod: &Pod, status: &ContainerStatus) -> String {
     own
 }
 
+/// As much of a termination message as is shown. The container wrote it: it may be of any length.
+fn begin_of(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    fs::File::open(file)?.take(4096).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// What of a log's end can be in its last 80 lines, as far as they are shown: 2 KiB of text, what stands before each line, and
+/// the rest of a long one.
+const LOG_END: u64 = 64 << 10;
+
+fn end_of(log: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = fs::File::open(log)?;
+    let length = file.metadata()?.len();
+    let start = length.saturating_sub(LOG_END);
+    file.seek(SeekFrom::Start(start))?;
+    let mut text = Vec::new();
+    file.take(LOG_END).read_to_end(&mut text)?;
+    if start > 0 {
+        let cut = text.iter().position(|b| *b == b'\n');
+        text.drain(..cut.map_or(0, |i| i + 1));
+    }
+    Ok(text)
+}
+
 /// The last 80 lines, at most 2 KiB, of a log.
 fn last_lines(log: &Path) -> String {
-    let text = fs::read(log).unwrap_or_default();
+    let text = end_of(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let mut lines: Vec<&str> = text
         .lines()
@@ -943,5 +969,27 @@ impl Reporter {
         {
             tracing::warn!("a Pod goes without its last status");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_read_up_to_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        // A hole: it would fill all memory.
+        fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(begin_of(&file).unwrap().len(), 4096);
+        assert_eq!(end_of(&file).unwrap().len() as u64, LOG_END);
+        let line = |n: usize| format!("2026-01-01T00:00:00.000000000Z stdout F line {n}\n");
+        fs::write(&file, (0..100_000).map(line).collect::<String>()).unwrap();
+        let shown = last_lines(&file);
+        assert!(shown.starts_with("line 99920\n") && shown.ends_with("line 99999\n"));
+        assert_eq!(shown.lines().count(), 80);
+        fs::write(&file, line(1)).unwrap();
+        assert_eq!(last_lines(&file), "line 1\n");
     }
 }

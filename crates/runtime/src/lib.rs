@@ -87,7 +87,7 @@ pub trait Runtime: Send + Sync {
     /// Opens the log file anew, after it was renamed for rotation. Returns when later lines go to the new file.
     async fn reopen_container_log(&self, id: &ContainerId) -> Result<()>;
 
-    /// Runs a command and gathers its output (at most 16 MiB each). After `timeout` it is killed and the result is
+    /// Runs a command and gathers its output (the first 16 KiB of each stream). After `timeout` it is killed and the result is
     /// [`Error::DeadlineExceeded`]. A command that doesn't exist is [`Error::Start`].
     async fn exec_sync(
         &self,

@@ -741,6 +741,10 @@ async fn commands_run_inside() {
         matches!(&error, Error::Start { message, exit_code: 127 } if message.contains("exec: \"nope\": executable file not found in $PATH")),
         "{error:?}"
     );
+    let out = n
+        .sh(&c, "dd if=/dev/zero bs=100000 count=10 2>/dev/null")
+        .await;
+    assert_eq!(out.len(), 16 << 10, "more is read, but not kept");
     let limit = Some(Duration::from_millis(200));
     assert!(matches!(
         n.runtime.exec_sync(&c, words("sleep 77"), limit).await,

@@ -100,8 +100,8 @@ pub struct Embedded {
 
 /// How many events a slow reader may be behind.
 const EVENTS: usize = 4096;
-/// Of each stream of an [`ExecSync`].
-const MAX_OUTPUT: usize = 16 << 20;
+/// Of each stream of an [`ExecSync`]. Probes and hooks show 10 KiB.
+const MAX_OUTPUT: usize = 16 << 10;
 /// How long the kernel may take to end a process after KILL (disk waits) before that is an error.
 const KILL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a launcher may take.
