@@ -20,6 +20,7 @@ mod seccomp;
 mod shim;
 mod stdio;
 mod sys;
+mod sysctl;
 mod types;
 
 use std::io::Read;
@@ -38,6 +39,7 @@ pub use error::{Error, Result};
 pub use image::reference::normalize as normalize_reference;
 pub use network::LoopbackOnly;
 pub use shim::entry;
+pub use sysctl::sysctl_with_dots;
 pub use types::*;
 
 /// A stream of events; it ends when the reader fell too far behind (then list again) or the runtime went away.

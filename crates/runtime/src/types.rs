@@ -120,7 +120,7 @@ pub struct LinuxSandboxConfig {
     /// `/skiff/<sandbox id>`. Made if missing.
     pub cgroup_parent: String,
     pub namespaces: NamespaceOptions,
-    /// Names with dots, e.g. `net.ipv4.ip_unprivileged_port_start`; only namespaced ones work.
+    /// Names with dots, e.g. `net.ipv4.ip_unprivileged_port_start`; those that are not the sandbox's own are refused.
     pub sysctls: BTreeMap<String, String>,
     pub security_context: SandboxSecurityContext,
 }

@@ -898,6 +898,13 @@ async fn attaching_and_rotating_logs() {
 #[tokio::test]
 async fn usage_and_limits_are_read_and_changed() {
     let n = Node::new().await;
+    let mut of_the_node = SandboxConfig::default();
+    let name = "vm.swappiness".to_owned();
+    of_the_node.linux.sysctls.insert(name, "61".into());
+    assert!(matches!(
+        n.runtime.run_pod_sandbox(of_the_node).await,
+        Err(Error::InvalidArgument(why)) if why.contains("vm.swappiness")
+    ));
     let s = n
         .sandbox_with(|c| {
             c.linux

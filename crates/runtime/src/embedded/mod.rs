@@ -823,6 +823,7 @@ impl Runtime for Embedded {
     }
     async fn run_pod_sandbox(&self, config: SandboxConfig) -> Result<SandboxId> {
         let linux = &config.linux;
+        crate::sysctl::check(linux)?;
         let id = SandboxId::from(self.new_id());
         let cgroup_parent = match linux.cgroup_parent.trim_matches('/') {
             "" => format!("skiff/{id}"),
