@@ -7,6 +7,7 @@
 //! ```
 //! What is decided stands in [`plan`] and [`status`], which touch nothing. Workers wait for events; nothing is polled.
 
+pub mod admit;
 pub mod atomic;
 pub mod cgroups;
 pub mod container;

@@ -27,6 +27,8 @@ const STATUS_EVERY: Duration = Duration::from_secs(300);
 pub struct Machine {
     pub cpu: Quantity,
     pub memory: Quantity,
+    /// SELinux' labels are enforced.
+    pub selinux: bool,
     info: Value,
     arch: &'static str,
 }
@@ -88,6 +90,7 @@ impl Machine {
                 api::quantity::Format::DecimalSi,
             ),
             memory: Quantity::new(kib * 1024, api::quantity::Format::BinarySi),
+            selinux: read("/sys/fs/selinux/enforce") == "1",
             info,
             arch,
         }

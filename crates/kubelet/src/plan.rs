@@ -16,6 +16,7 @@ use runtime::{
     ContainerId, ContainerState, ContainerStatus, SandboxId, SandboxState, SandboxStatus,
 };
 
+use crate::admit;
 use crate::spec::{Container, Pod, Role};
 
 /// Where a Pod is in its life on this node.
@@ -129,6 +130,8 @@ pub struct Observed {
     pub ended: Option<Ended>,
     /// The object is not in the API any more.
     pub gone: bool,
+    /// The machine enforces SELinux' labels.
+    pub selinux: bool,
 }
 
 /// One thing to do. Actions of a plan may be carried out at once.
@@ -250,6 +253,14 @@ pub fn plan(pod: &Pod, seen: &Observed, now: Timestamp) -> Plan {
     let deleted = seen.gone || pod.metadata.deletion_timestamp.is_some();
     if deleted || seen.ended.is_some() {
         end(pod, seen, now, deleted, &mut plan);
+        return plan;
+    }
+    // What runs already was taken once.
+    if seen.sandbox.is_none()
+        && seen.containers.is_empty()
+        && let Some(refused) = admit::refusal(pod, seen.selinux)
+    {
+        plan.actions.push(Action::End(refused));
         return plan;
     }
     if let (Some(limit), Some(start)) = (pod.spec.active_deadline_seconds, seen.started_at) {
@@ -669,6 +680,27 @@ mod tests {
             Starting
             mount volumes
             make sandbox 0
+        "#]],
+        );
+    }
+
+    #[test]
+    fn what_the_node_cannot_run_ends_before_it_begins() {
+        let mut pod = pod("Always");
+        pod.spec.host_users = Some(false);
+        check(
+            &pod,
+            &Observed::default(),
+            expect![[r#"
+            Starting
+            end  (UserNamespacesNotSupported)
+        "#]],
+        );
+        check(
+            &pod,
+            &with(&[running("init")]),
+            expect![[r#"
+            Starting
         "#]],
         );
     }

@@ -181,6 +181,7 @@ pub fn start(
         reporter: Reporter::start(node.clone(), &pod),
         seen: Observed {
             started_at: Some(started_at),
+            selinux: node.machine.selinux,
             ..Observed::default()
         },
         pod,
