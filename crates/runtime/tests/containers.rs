@@ -590,6 +590,38 @@ async fn containers_outlive_the_runtime_and_are_adopted() {
 }
 
 #[tokio::test]
+async fn records_that_cannot_be_read_are_kept() {
+    let n = Node::new().await;
+    let s = n.sandbox().await;
+    let c = n.run(&s, "c", "sleep 1000", |_| ()).await;
+    let state = n.dir.path().join("s");
+    for file in [
+        state.join("c").join(c.as_str()).join("container.json"),
+        state.join("s").join(s.as_str()).join("sandbox.json"),
+    ] {
+        let good = fs::read(&file).unwrap();
+        fs::write(&file, &good[..good.len() / 2]).unwrap();
+        let error = match Embedded::open(options(n.dir.path(), &n.cgroup)).await {
+            Ok(_) => panic!("{} was taken", file.display()),
+            Err(error) => error.to_string(),
+        };
+        assert!(error.contains(file.to_str().unwrap()), "{error}");
+        fs::write(&file, &good).unwrap();
+    }
+    // What has no record yet was never told of.
+    let unfinished = state.join("c/unfinished");
+    fs::create_dir(&unfinished).unwrap();
+    let reopened = Embedded::open(options(n.dir.path(), &n.cgroup))
+        .await
+        .unwrap();
+    let status = reopened.container_status(&c).await.unwrap();
+    assert_eq!(status.state, ContainerState::Running);
+    assert!(!unfinished.exists());
+    drop(reopened);
+    n.end().await;
+}
+
+#[tokio::test]
 async fn killing_the_owner_leaves_its_containers() {
     let mut n = Node::new().await;
     let mut owner = tokio::process::Command::new(env!("CARGO_BIN_EXE_runtime-node"))

@@ -120,6 +120,23 @@ fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
+/// Reads what [`save`] wrote; `None` if there is no such file.
+///
+/// Only that means that the creation of what it is about was never answered. A file that can't be understood may be about
+/// something that runs, so it is not for us to clear away.
+fn load<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.attempt(|| format!("reading {}", path.display()))?,
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|e| {
+        Error::FailedPrecondition(format!(
+            "{} is damaged ({e}): end what it is about, and move it away",
+            path.display()
+        ))
+    })
+}
+
 fn save<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {
     let text = serde_json::to_vec(value).map_err(|e| Error::InvalidArgument(e.to_string()))?;
     sys::write_atomically(path, &text, false).attempt(|| format!("writing {}", path.display()))
@@ -301,7 +318,8 @@ impl Embedded {
     /// Opens the runtime and adopts what a previous process left running. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When a directory can't be made, no cgroup hierarchy is mounted, or the image index is damaged.
+    /// When a directory can't be made, no cgroup hierarchy is mounted, or the image index or the record of a container or sandbox is
+    /// damaged.
     pub async fn open(options: Options) -> Result<Arc<Self>> {
         if options.state.as_os_str().len() > 60 {
             return Err(Error::InvalidArgument(format!(
@@ -338,15 +356,12 @@ impl Embedded {
 
     async fn adopt(&self) -> Result<()> {
         let names = |dir: PathBuf| -> Result<Vec<PathBuf>> {
-            let entries = fs::read_dir(&dir).attempt(|| format!("reading {}", dir.display()))?;
-            Ok(entries.flatten().map(|e| e.path()).collect())
+            let reading = || format!("reading {}", dir.display());
+            let entries = fs::read_dir(&dir).attempt(reading)?;
+            entries.map(|e| Ok(e.attempt(reading)?.path())).collect()
         };
         for dir in names(self.options.state.join("c"))? {
-            let record = fs::read(dir.join("container.json"))
-                .ok()
-                .and_then(|t| serde_json::from_slice(&t).ok());
-            // Without a record its creation was never answered.
-            let Some(record): Option<ContainerRecord> = record else {
+            let Some(record) = load::<ContainerRecord>(&dir.join("container.json"))? else {
                 remove_tree(&dir)?;
                 continue;
             };
@@ -372,10 +387,7 @@ impl Embedded {
             }
         }
         for dir in names(self.options.state.join("s"))? {
-            let record = fs::read(dir.join("sandbox.json"))
-                .ok()
-                .and_then(|t| serde_json::from_slice(&t).ok());
-            let Some(record): Option<SandboxRecord> = record else {
+            let Some(record) = load::<SandboxRecord>(&dir.join("sandbox.json"))? else {
                 remove_tree(&dir)?;
                 continue;
             };
