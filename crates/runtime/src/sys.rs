@@ -326,6 +326,13 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32) -> io:
     } as i64)
 }
 
+/// Waits until all that was written to the file system of `path` is on its disk.
+pub(crate) fn sync_file_system(path: &Path) -> io::Result<()> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: takes a number only.
+    cvt(unsafe { libc::syncfs(file.as_raw_fd()) }).map(|_| ())
+}
+
 /// A file without a name, holding `data`, read from its start.
 pub(crate) fn memfd(data: &[u8]) -> io::Result<OwnedFd> {
     use std::io::{Seek, Write};

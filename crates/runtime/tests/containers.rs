@@ -1014,7 +1014,38 @@ async fn damaged_and_hostile_images_are_refused() {
     let images = import(packed.finish().unwrap()).await.unwrap();
     assert_eq!(images[0].repo_tags, ["docker.io/library/evil:1"]);
     assert!(n.runtime.image_status("evil:1").await.unwrap().is_some());
+    // A layer may be named twice.
+    let mut unpacked = tar::Archive::new(&good[..]);
+    let mut twice = tar::Builder::new(Vec::new());
+    for entry in unpacked.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let mut data = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut data).unwrap();
+        let text = |data: &[u8]| String::from_utf8(data.to_vec()).unwrap();
+        if path == Path::new("manifest.json") {
+            let two = r#"["l/layer.tar","l/layer.tar"]"#;
+            data = text(&data)
+                .replace(r#"["l/layer.tar"]"#, two)
+                .replace("evil", "twice")
+                .into_bytes();
+        } else if path == Path::new("config.json") {
+            let text = text(&data);
+            let at = text.find("\"sha256:").unwrap();
+            let id = text[at..at + 73].to_owned();
+            data = text.replace(&id, &format!("{id},{id}")).into_bytes();
+        }
+        let mut h = tar::Header::new_gnu();
+        h.set_mode(0o644);
+        h.set_size(data.len() as u64);
+        h.set_cksum();
+        twice.append_data(&mut h, path, &data[..]).unwrap();
+    }
+    let before = images[0].size;
     n.runtime.remove_image("evil:1").await.unwrap();
+    let images = import(twice.into_inner().unwrap()).await.unwrap();
+    assert_eq!(images[0].size, 2 * before);
+    n.runtime.remove_image("twice:1").await.unwrap();
     assert!(n.runtime.image_status("evil:1").await.unwrap().is_none());
     assert_eq!(
         fs::read_dir(n.dir.path().join("root/layers"))
