@@ -323,7 +323,15 @@ fn run(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
         if role == Role::Init && mains_began {
             continue;
         }
-        let status = seen.latest(&container.name, true);
+        // In a new sandbox what is done for good is not done again, but for what prepares the others.
+        let over = |s: &&ContainerStatus| {
+            matches!(role, Role::Main | Role::Ephemeral)
+                && s.state == ContainerState::Exited
+                && !restarts(pod, role, s.exit_code)
+        };
+        let status = seen
+            .latest(&container.name, true)
+            .or_else(|| seen.latest(&container.name, false).filter(over));
         let done = match status {
             None
             | Some(ContainerStatus {

@@ -92,6 +92,8 @@ struct Worker {
     pod: Arc<Pod>,
     /// Bookkeeping that the plan reads; refreshed by `observe`.
     seen: Observed,
+    /// Runs that the runtime forgot, as the API knows them.
+    lost: Vec<ContainerStatus>,
     mounts: Arc<Mounts>,
     refresh_at: Option<Timestamp>,
     refreshing: bool,
@@ -160,6 +162,11 @@ pub fn start(
     {
         tracing::warn!(%error, pod = pod.title(), "cannot set the limits of an adopted Pod");
     }
+    let lost = if sandboxes.is_empty() && containers.is_empty() {
+        status::from_api(&pod, node.options.world.now())
+    } else {
+        Vec::new()
+    };
     let shared = Arc::new(Shared {
         containers: Mutex::new(containers),
         sandboxes: Mutex::new(sandboxes),
@@ -185,6 +192,7 @@ pub fn start(
             ..Observed::default()
         },
         pod,
+        lost,
         mounts: Arc::default(),
         refresh_at: None,
         refreshing: false,
@@ -344,7 +352,16 @@ impl Worker {
         }
         self.messages
             .retain(|id, _| containers.iter().any(|c| c.id.as_str() == id));
-        self.seen.containers = containers;
+        // Where a container ran again only once, the run before is still its last state.
+        let again = |lost: &ContainerStatus| {
+            containers
+                .iter()
+                .filter(|c| c.metadata.name == lost.metadata.name)
+                .count()
+        };
+        let mut all: Vec<_> = self.lost.iter().filter(|l| again(l) < 2).cloned().collect();
+        all.extend(containers);
+        self.seen.containers = all;
         self.probe();
         self.seen.verdicts = lock(&self.shared.verdicts).clone();
     }
