@@ -19,7 +19,7 @@ use crate::cgroups;
 use crate::env;
 use crate::fields::{self, Addresses};
 use crate::node::Node;
-use crate::spec::{Container, Pod};
+use crate::spec::{Container, Pod, Port};
 use crate::volumes::{self, Mounts};
 use crate::worker::Shared;
 
@@ -184,15 +184,29 @@ fn namespaces(pod: &Pod) -> NamespaceOptions {
     }
 }
 
+fn host_ports(pod: &Pod) -> impl Iterator<Item = &Port> {
+    pod.all()
+        .flat_map(|(_, c)| &c.ports)
+        .filter(|p| p.host_port > 0 && !pod.spec.host_network)
+}
+
+/// What to tell whoever waits for a Pod's `hostPort`s: the scheduler keeps them free, but no network of this node maps them.
+#[must_use]
+pub fn unreachable_host_ports(pod: &Pod) -> Option<String> {
+    let ports: Vec<String> = host_ports(pod).map(|p| p.host_port.to_string()).collect();
+    (!ports.is_empty()).then(|| {
+        format!(
+            "hostPort {} will not be reachable: this node's network does not map ports; use hostNetwork or a Service",
+            ports.join(", ")
+        )
+    })
+}
+
 /// What a Pod's sandbox is made of.
 #[must_use]
 pub fn sandbox(node: &Node, pod: &Pod, attempt: u32) -> SandboxConfig {
     let (m, options) = (&pod.metadata, &node.options);
     let resolv = fs::read_to_string(&options.resolv_conf).unwrap_or_default();
-    let ports = pod
-        .all()
-        .flat_map(|(_, c)| &c.ports)
-        .filter(|p| p.host_port > 0 && !pod.spec.host_network);
     SandboxConfig {
         metadata: SandboxMetadata {
             name: m.name.clone(),
@@ -208,7 +222,7 @@ pub fn sandbox(node: &Node, pod: &Pod, attempt: u32) -> SandboxConfig {
             options.cluster_dns.into(),
             &options.cluster_domain,
         )),
-        port_mappings: ports
+        port_mappings: host_ports(pod)
             .map(|p| PortMapping {
                 protocol: match p.protocol.as_str() {
                     "UDP" => Protocol::Udp,
@@ -779,6 +793,25 @@ mod tests {
         assert!(!refused("1000", non_root()));
         assert!(!refused("", json!({"runAsNonRoot": true, "runAsUser": 7})));
         assert!(refused("7", json!({"runAsNonRoot": true, "runAsUser": 0})));
+    }
+
+    #[test]
+    fn host_ports_are_not_promised() {
+        let told = |network: bool, port: u16| {
+            let pod: Pod = serde_json::from_value(json!({
+                "spec": {"hostNetwork": network, "containers": [
+                    {"name": "c", "ports": [{"containerPort": 80, "hostPort": port}, {"containerPort": 81}]},
+                ]},
+            }))
+            .unwrap();
+            unreachable_host_ports(&pod)
+        };
+        assert!(
+            told(false, 8080)
+                .unwrap()
+                .starts_with("hostPort 8080 will not be reachable")
+        );
+        assert_eq!((told(true, 8080), told(false, 0)), (None, None));
     }
 
     #[test]

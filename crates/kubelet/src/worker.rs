@@ -439,6 +439,10 @@ impl Worker {
             }
             Action::MakeSandbox { attempt } => {
                 self.seen.making_sandbox = Step::Busy;
+                if let Some(why) = container::unreachable_host_ports(&pod) {
+                    let about = pod.reference(None);
+                    node.events.warning(&about, "HostPortNotSupported", why);
+                }
                 let old = self.seen.sandbox.as_ref().map(|s| s.id.clone());
                 self.spawn(Doing::Sandbox, async move {
                     if let Some(old) = old
