@@ -16,6 +16,7 @@ pub mod fields;
 pub mod logs;
 pub mod node;
 pub mod plan;
+pub mod pressure;
 pub mod probe;
 pub mod references;
 pub mod remove;
@@ -127,6 +128,7 @@ pub async fn start(options: Options) -> Result<(), Error> {
             events,
             services,
             groups: PodGroups::new(cgroups, &options.cgroup_root),
+            pressure: Mutex::default(),
             references: References::new(client, shutdown.clone(), Arc::new(tell)),
             workers: Mutex::new(HashMap::new()),
             options,
