@@ -19,7 +19,7 @@ use crate::cgroups;
 use crate::env;
 use crate::fields::{self, Addresses};
 use crate::node::Node;
-use crate::spec::{Container, Pod};
+use crate::spec::{Container, Pod, Port};
 use crate::volumes::{self, Mounts};
 use crate::worker::Shared;
 
@@ -184,15 +184,29 @@ fn namespaces(pod: &Pod) -> NamespaceOptions {
     }
 }
 
+fn host_ports(pod: &Pod) -> impl Iterator<Item = &Port> {
+    pod.all()
+        .flat_map(|(_, c)| &c.ports)
+        .filter(|p| p.host_port > 0 && !pod.spec.host_network)
+}
+
+/// What to tell whoever waits for a Pod's `hostPort`s: the scheduler keeps them free, but no network of this node maps them.
+#[must_use]
+pub fn unreachable_host_ports(pod: &Pod) -> Option<String> {
+    let ports: Vec<String> = host_ports(pod).map(|p| p.host_port.to_string()).collect();
+    (!ports.is_empty()).then(|| {
+        format!(
+            "hostPort {} will not be reachable: this node's network does not map ports; use hostNetwork or a Service",
+            ports.join(", ")
+        )
+    })
+}
+
 /// What a Pod's sandbox is made of.
 #[must_use]
 pub fn sandbox(node: &Node, pod: &Pod, attempt: u32) -> SandboxConfig {
     let (m, options) = (&pod.metadata, &node.options);
     let resolv = fs::read_to_string(&options.resolv_conf).unwrap_or_default();
-    let ports = pod
-        .all()
-        .flat_map(|(_, c)| &c.ports)
-        .filter(|p| p.host_port > 0 && !pod.spec.host_network);
     SandboxConfig {
         metadata: SandboxMetadata {
             name: m.name.clone(),
@@ -208,7 +222,7 @@ pub fn sandbox(node: &Node, pod: &Pod, attempt: u32) -> SandboxConfig {
             options.cluster_dns.into(),
             &options.cluster_domain,
         )),
-        port_mappings: ports
+        port_mappings: host_ports(pod)
             .map(|p| PortMapping {
                 protocol: match p.protocol.as_str() {
                     "UDP" => Protocol::Udp,
@@ -309,7 +323,8 @@ fn security(
                 )));
             }
             Some(_) => {}
-            None if from_image.is_empty() || from_image == "0" => {
+            // `00` and `+0` are the number 0 too.
+            None if from_image.is_empty() || from_image.parse() == Ok(0_u32) => {
                 return Err(StartError::config(format!(
                     "container has runAsNonRoot and image will run as root {place}"
                 )));
@@ -330,17 +345,6 @@ fn security(
             l.iter().map(|s| (*s).to_owned()).collect()
         }
     };
-    // A group without a user: the image's numeric user, else root.
-    let user = user.or_else(|| {
-        group.map(|_| {
-            image
-                .user
-                .split(':')
-                .next()
-                .and_then(|u| u.parse().ok())
-                .unwrap_or(0)
-        })
-    });
     Ok(SecurityContext {
         privileged: own.privileged,
         add_capabilities: own.capabilities.add.clone(),
@@ -397,7 +401,8 @@ fn mounts(
     env: &[(String, String)],
 ) -> Result<Vec<Mount>, StartError> {
     let mut out = Vec::new();
-    for mount in &container.volume_mounts {
+    let dir = volumes::pod_dir(&node.options.root_dir, &pod.metadata.uid);
+    for (index, mount) in container.volume_mounts.iter().enumerate() {
         let base = volumes.paths.get(&mount.name).ok_or_else(|| {
             StartError::config(format!(
                 "cannot find volume \"{}\" to mount into container \"{}\"",
@@ -415,12 +420,20 @@ fn mounts(
         } else {
             fields::expand(&mount.sub_path_expr, &lookup)
         };
-        let host_path = volumes::sub_path(base, &sub).map_err(|e| {
-            StartError::config(format!(
-                "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
-                mount.name, container.name
-            ))
-        })?;
+        let host_path = if sub.is_empty() {
+            base.clone()
+        } else {
+            volumes::sub_path(base, &sub)
+                .and_then(|found| {
+                    volumes::pin_sub_path(&dir, &mount.name, &container.name, index, &found)
+                })
+                .map_err(|e| {
+                    StartError::config(format!(
+                        "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
+                        mount.name, container.name
+                    ))
+                })?
+        };
         let target = Path::new(&mount.mount_path);
         let readonly = mount.read_only
             || pod
@@ -445,7 +458,6 @@ fn mounts(
             },
         });
     }
-    let dir = volumes::pod_dir(&node.options.root_dir, &pod.metadata.uid);
     if !out
         .iter()
         .any(|m| m.container_path == Path::new("/etc/hosts"))
@@ -751,5 +763,69 @@ pub fn unlink_logs(node: &Node, pod: &Pod) {
         {
             tracing::debug!(%error, "a log's link stays");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn non_root_is_checked_by_number() {
+        let refused = |image_user: &str, spec: serde_json::Value| {
+            let pod: Pod = serde_json::from_value(json!({
+                "spec": {"securityContext": spec, "containers": [{"name": "c"}]},
+            }))
+            .unwrap();
+            let image = Image {
+                user: image_user.into(),
+                ..Image::default()
+            };
+            let seccomp = SeccompProfile::RuntimeDefault;
+            security(&pod, &pod.spec.containers[0], &image, seccomp).is_err()
+        };
+        let non_root = || json!({"runAsNonRoot": true});
+        for root in ["", "0", "00", "+0", "0:5", "-0", "web", "00:00"] {
+            assert!(refused(root, non_root()), "{root:?}");
+        }
+        assert!(!refused("1000", non_root()));
+        assert!(!refused("", json!({"runAsNonRoot": true, "runAsUser": 7})));
+        assert!(refused("7", json!({"runAsNonRoot": true, "runAsUser": 0})));
+    }
+
+    #[test]
+    fn host_ports_are_not_promised() {
+        let told = |network: bool, port: u16| {
+            let pod: Pod = serde_json::from_value(json!({
+                "spec": {"hostNetwork": network, "containers": [
+                    {"name": "c", "ports": [{"containerPort": 80, "hostPort": port}, {"containerPort": 81}]},
+                ]},
+            }))
+            .unwrap();
+            unreachable_host_ports(&pod)
+        };
+        assert!(
+            told(false, 8080)
+                .unwrap()
+                .starts_with("hostPort 8080 will not be reachable")
+        );
+        assert_eq!((told(true, 8080), told(false, 0)), (None, None));
+    }
+
+    #[test]
+    fn a_group_alone_leaves_the_user_to_the_image() {
+        let pod: Pod = serde_json::from_value(json!({
+            "spec": {"securityContext": {"runAsGroup": 5}, "containers": [{"name": "c"}]},
+        }))
+        .unwrap();
+        let image = Image {
+            user: "web".into(),
+            ..Image::default()
+        };
+        let seccomp = SeccompProfile::RuntimeDefault;
+        let context = security(&pod, &pod.spec.containers[0], &image, seccomp).unwrap();
+        assert_eq!((context.run_as_user, context.run_as_group), (None, Some(5)));
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 //! What is decided stands in [`plan`] and [`status`], which touch nothing. Workers wait for events; nothing is polled.
 
+pub mod admit;
 pub mod atomic;
 pub mod cgroups;
 pub mod container;
@@ -15,8 +16,10 @@ pub mod fields;
 pub mod logs;
 pub mod node;
 pub mod plan;
+pub mod pressure;
 pub mod probe;
 pub mod references;
+pub mod remove;
 pub mod server;
 pub mod spec;
 pub mod status;
@@ -94,12 +97,12 @@ pub enum Error {
 /// # Errors
 /// When the port is taken, directories can't be made, or the API server refuses the Node.
 pub async fn start(options: Options) -> Result<(), Error> {
-    for dir in [
-        &options.root_dir,
-        &options.log_dir,
-        &options.containers_log_dir,
-    ] {
+    for dir in [&options.log_dir, &options.containers_log_dir] {
         std::fs::create_dir_all(dir).map_err(|e| Error::Directory(dir.display().to_string(), e))?;
+    }
+    // Secrets and volumes that anyone may write lie below.
+    for dir in [&options.root_dir, &options.root_dir.join("pods")] {
+        volumes::make_private(dir).map_err(|e| Error::Directory(dir.display().to_string(), e))?;
     }
     let cgroups = runtime::CgroupTree::find()?;
     let shutdown = options.shutdown.clone();
@@ -125,6 +128,7 @@ pub async fn start(options: Options) -> Result<(), Error> {
             events,
             services,
             groups: PodGroups::new(cgroups, &options.cgroup_root),
+            pressure: Mutex::default(),
             references: References::new(client, shutdown.clone(), Arc::new(tell)),
             workers: Mutex::new(HashMap::new()),
             options,

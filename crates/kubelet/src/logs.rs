@@ -1,11 +1,14 @@
 //! Containers' logs, as they lie on disk in CRI's format: `TIME stdout|stderr F|P TEXT`.
 
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use runtime::{ContainerState, ContainerStatus};
@@ -80,7 +83,15 @@ pub fn serve(
     let (lines, answer) = body::channel(16);
     let shutdown = node.options.shutdown.clone();
     tokio::spawn(shutdown.run_until_cancelled_owned(async move {
-        if let Err(error) = send(&node, &status, wanted, lines).await {
+        let (runtime, id) = (node.options.runtime.clone(), status.id.clone());
+        let ended = move || -> BoxFuture<'static, bool> {
+            let (runtime, id) = (runtime.clone(), id.clone());
+            Box::pin(async move {
+                let now = runtime.container_status(&id).await;
+                now.map_or(true, |now| now.state == ContainerState::Exited)
+            })
+        };
+        if let Err(error) = send(&status.log_path, wanted, lines, ended).await {
             tracing::debug!(%error, container = %status.id, "a log was cut short");
         }
     }));
@@ -169,109 +180,181 @@ fn files(log: &Path) -> Vec<PathBuf> {
     rotated
 }
 
-async fn send(
-    node: &Node,
-    status: &ContainerStatus,
-    wanted: Wanted,
-    lines: mpsc::Sender<Bytes>,
-) -> std::io::Result<()> {
-    let (follow, tail) = (wanted.follow, wanted.tail);
-    let mut filter = Filter {
-        wanted,
-        inside: false,
-        sent: 0,
-    };
-    // The file is watched before it is read, so that nothing falls in between.
-    let growth = if follow {
-        Some(Growth::of(&status.log_path)?)
-    } else {
-        None
-    };
-    let mut text = String::new();
-    let mut end = 0;
-    for file in files(&status.log_path) {
-        let bytes = match std::fs::read(&file) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(e),
-        };
-        let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
-        if file == status.log_path {
-            end = whole as u64;
-        }
-        for line in String::from_utf8_lossy(&bytes[..whole]).lines() {
-            text.extend(filter.show(line));
-        }
-    }
-    if let Some(tail) = tail {
-        let kept: Vec<&str> = text.split_inclusive('\n').collect();
-        text = kept[kept.len().saturating_sub(tail)..].concat();
-    }
-    let full = filter.limited(&mut text);
-    for chunk in text.into_bytes().chunks(CHUNK) {
-        if lines.send(Bytes::copy_from_slice(chunk)).await.is_err() {
-            return Ok(());
-        }
-    }
-    match growth {
-        Some(growth) if !full => tail_of(node, status, filter, growth, end, lines).await,
-        _ => Ok(()),
-    }
+/// A file of a log, read from its start or, for the last lines, from further on.
+struct Reader {
+    file: File,
+    inode: u64,
+    /// A line whose end is not written yet.
+    rest: Vec<u8>,
 }
 
-/// Sends what is appended, until the container has ended and all of it is read.
-async fn tail_of(
-    node: &Node,
-    status: &ContainerStatus,
-    mut filter: Filter,
-    mut growth: Growth,
-    mut at: u64,
-    lines: mpsc::Sender<Bytes>,
-) -> std::io::Result<()> {
-    let mut file = std::fs::File::open(&status.log_path)?;
-    let mut rest = Vec::new();
-    loop {
-        let ended = match node.options.runtime.container_status(&status.id).await {
-            Ok(now) => now.state == ContainerState::Exited,
-            Err(_) => true,
+impl Reader {
+    /// `None` if there is no such file (any more).
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        let file = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
         };
-        loop {
-            file.seek(SeekFrom::Start(at))?;
-            let mut chunk = vec![0; CHUNK];
-            let n = file.read(&mut chunk)?;
-            if n == 0 {
-                break;
+        let inode = file.metadata()?.ino();
+        let rest = Vec::new();
+        Ok(Some(Self { file, inode, rest }))
+    }
+
+    /// The file that has the first of the last `lines` lines, and stands there.
+    fn at_tail(log: &Path, mut lines: usize) -> io::Result<Option<Self>> {
+        let mut oldest = None;
+        for path in files(log).iter().rev() {
+            let Some(mut reader) = Self::open(path)? else {
+                continue;
+            };
+            if let Some(start) = tail_start(&reader.file, &mut lines)? {
+                reader.file.seek(SeekFrom::Start(start))?;
+                return Ok(Some(reader));
             }
-            at += n as u64;
-            rest.extend_from_slice(&chunk[..n]);
-            let whole = rest.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
-            let done: Vec<u8> = rest.drain(..whole).collect();
+            oldest = Some(reader);
+        }
+        Ok(oldest)
+    }
+
+    /// The file that was begun when this one was put aside.
+    fn next(&self, log: &Path) -> io::Result<Option<Self>> {
+        let files = files(log);
+        let inode = |path: &PathBuf| std::fs::metadata(path).ok().map(|m| m.ino());
+        let mine = files.iter().position(|f| inode(f) == Some(self.inode));
+        // One that is not there any more was the oldest.
+        match files.get(mine.map_or(0, |i| i + 1)) {
+            Some(path) => Self::open(path),
+            None => Ok(None),
+        }
+    }
+
+    /// Sends all whole lines there are; true when nothing more is wanted.
+    async fn drain(
+        &mut self,
+        filter: &mut Filter,
+        lines: &mpsc::Sender<Bytes>,
+    ) -> io::Result<bool> {
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let n = self.file.read(&mut chunk)?;
+            if n == 0 {
+                return Ok(false);
+            }
+            self.rest.extend_from_slice(&chunk[..n]);
+            let whole = self.rest.iter().rposition(|b| *b == b'\n');
+            let done: Vec<u8> = self.rest.drain(..whole.map_or(0, |i| i + 1)).collect();
             let mut text: String = String::from_utf8_lossy(&done)
                 .lines()
                 .filter_map(|l| filter.show(l))
                 .collect();
             let full = filter.limited(&mut text);
             if !text.is_empty() && lines.send(text.into()).await.is_err() || full {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+/// Where in a file its last `lines` lines begin, found from its end; `None` if it has fewer, and `lines` are those that are
+/// still missing then. A line in several parts is one.
+fn tail_start(file: &File, lines: &mut usize) -> io::Result<Option<u64>> {
+    let ends_line = |start: u64| -> io::Result<bool> {
+        let mut head = [0; 64];
+        let n = file.read_at(&mut head, start)?;
+        let tag = head[..n].split(|b| *b == b' ').nth(2);
+        Ok(tag.is_none_or(|t| !t.starts_with(b"P")))
+    };
+    let mut end = file.metadata()?.len();
+    let mut chunk = vec![0; CHUNK];
+    // The start of the line behind the one that is looked at.
+    let mut behind = None;
+    loop {
+        let start = end.saturating_sub(CHUNK as u64);
+        let piece = &mut chunk[..usize::try_from(end - start).map_err(io::Error::other)?];
+        file.read_exact_at(piece, start)?;
+        let newlines = piece.iter().enumerate().rev().filter(|(_, b)| **b == b'\n');
+        let starts = newlines.map(|(i, _)| start + i as u64 + 1);
+        for line in starts.chain((start == 0).then_some(0)) {
+            if let Some(behind) = behind
+                && ends_line(line)?
+            {
+                if *lines == 0 {
+                    return Ok(Some(behind));
+                }
+                *lines -= 1;
+            }
+            behind = Some(line);
+        }
+        if start == 0 {
+            return Ok(None);
+        }
+        end = start;
+    }
+}
+
+/// Sends what is there, and if asked what is appended until the container has `ended` and all of it is read.
+async fn send(
+    log: &Path,
+    wanted: Wanted,
+    lines: mpsc::Sender<Bytes>,
+    ended: impl Fn() -> BoxFuture<'static, bool>,
+) -> io::Result<()> {
+    let follow = wanted.follow;
+    let mut reader = match wanted.tail {
+        Some(tail) => Reader::at_tail(log, tail)?,
+        None => {
+            let mut files = files(log).into_iter();
+            files
+                .find_map(|f| Reader::open(&f).transpose())
+                .transpose()?
+        }
+    };
+    let mut filter = Filter {
+        wanted,
+        inside: false,
+        sent: 0,
+    };
+    let mut growth = None;
+    loop {
+        // Asked before reading: what comes before the end is written before it is known.
+        let ended = !follow || ended().await;
+        if reader.is_none() {
+            reader = Reader::open(log)?;
+        }
+        if let Some(current) = &mut reader {
+            if current.drain(&mut filter, &lines).await? {
                 return Ok(());
+            }
+            if let Some(next) = current.next(log)? {
+                // Lines went to the old file until there was a new one.
+                if current.drain(&mut filter, &lines).await? {
+                    return Ok(());
+                }
+                reader = Some(next);
+                growth = None;
+                continue;
             }
         }
         if ended {
             return Ok(());
         }
-        // A rotated log goes on in a new file of the old name.
-        if let (Ok(old), Ok(new)) = (file.metadata(), std::fs::metadata(&status.log_path)) {
-            use std::os::unix::fs::MetadataExt as _;
-            if old.ino() != new.ino() {
-                file = std::fs::File::open(&status.log_path)?;
-                growth = Growth::of(&status.log_path)?;
-                at = 0;
+        if growth.is_none() {
+            growth = Growth::of(log).ok();
+            if growth.is_some() {
+                // What was written before it was watched.
                 continue;
             }
         }
+        let grown = async {
+            match &mut growth {
+                Some(growth) => growth.wait().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = lines.closed() => return Ok(()),
-            grown = growth.wait() => grown?,
+            grown = grown => grown?,
             () = tokio::time::sleep(ALIVE_EVERY) => {}
         }
     }
@@ -382,6 +465,103 @@ mod tests {
         assert_eq!(kept.len(), KEPT, "{kept:?}");
         assert_eq!(kept[0], "0.log.20260101-000004");
         assert_eq!(kept[4], "0.log");
+    }
+
+    /// What a reader gets of a log that has ended.
+    async fn read(log: &Path, wanted: Wanted) -> String {
+        let (sender, mut receiver) = mpsc::channel(1000);
+        send(log, wanted, sender, || Box::pin(async { true }))
+            .await
+            .unwrap();
+        let mut all = Vec::new();
+        while let Some(bytes) = receiver.recv().await {
+            all.extend_from_slice(&bytes);
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    fn line(tag: &str, text: impl std::fmt::Display) -> String {
+        format!("2026-01-01T00:00:00.000000000Z stdout {tag} {text}\n")
+    }
+
+    #[tokio::test]
+    async fn the_tail_is_found_from_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        let old: String = (0..5000).map(|i| line("F", i)).collect();
+        let new: String = (5000..10_000).map(|i| line("F", i)).collect();
+        assert!(new.len() > 3 * CHUNK);
+        std::fs::write(dir.path().join("0.log.20260101-000000"), old).unwrap();
+        let parts = line("P", "one") + &line("P", " long") + &line("F", " line");
+        std::fs::write(&log, new + &parts + "2026-01-01T00:00:00Z stdout F unfinis").unwrap();
+        let lines = (0..10_000).map(|i| i.to_string());
+        let all: Vec<String> = lines.chain(["one long line".to_owned()]).collect();
+        for tail in [0, 1, 2, 3, 4000, 5000, 5001, 5002, 9000, 10_001, 20_000] {
+            let wanted = Wanted {
+                tail: Some(tail),
+                ..Wanted::default()
+            };
+            let text = read(&log, wanted).await;
+            let got: Vec<&str> = text.lines().collect();
+            assert!(
+                got == all[all.len().saturating_sub(tail)..],
+                "tail {tail}: {}",
+                got.len()
+            );
+        }
+        assert_eq!(read(&log, Wanted::default()).await.lines().count(), 10_001);
+        let limit = Wanted {
+            limit: Some(7),
+            ..Wanted::default()
+        };
+        assert_eq!(read(&log, limit).await, "0\n1\n2\n3");
+        assert_eq!(read(&dir.path().join("none"), Wanted::default()).await, "");
+    }
+
+    #[tokio::test]
+    async fn following_loses_nothing_when_a_log_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        std::fs::write(&log, line("F", "start")).unwrap();
+        let (sender, mut receiver) = mpsc::channel(1);
+        let wanted = Wanted {
+            follow: true,
+            tail: Some(0),
+            ..Wanted::default()
+        };
+        // Looked at once before each round of reading: writes and rotates as a container and its shim do.
+        let (path, round) = (log.clone(), std::sync::atomic::AtomicI64::new(0));
+        let ended = move || -> BoxFuture<'static, bool> {
+            let n = round.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let append = |text: &str| {
+                let mut file = File::options()
+                    .create(true)
+                    .append(true)
+                    .open(&path)
+                    .unwrap();
+                std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+            };
+            if n < 6 {
+                let at = |s| Timestamp::from_second(1_767_225_600 + 10 * n + s).unwrap();
+                append(&line("F", format!("{n} a")));
+                put_aside(&path, 1, at(0)).unwrap();
+                append(&line("F", format!("{n} b")));
+                if n % 2 == 0 {
+                    put_aside(&path, 1, at(5)).unwrap();
+                }
+                append(&line("F", format!("{n} c")));
+            }
+            Box::pin(async move { n >= 6 })
+        };
+        let sending = tokio::spawn(async move { send(&log, wanted, sender, ended).await });
+        let mut all = Vec::new();
+        while let Some(bytes) = receiver.recv().await {
+            all.extend_from_slice(&bytes);
+        }
+        sending.await.unwrap().unwrap();
+        let text = String::from_utf8(all).unwrap();
+        let want = (0..6).map(|n| format!("{n} a\n{n} b\n{n} c\n"));
+        assert_eq!(text, want.collect::<String>());
     }
 
     #[test]

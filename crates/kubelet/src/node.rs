@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::Options;
 use crate::cgroups::PodGroups;
+use crate::pressure::{Measured, Pressure};
 use crate::references::References;
 use crate::spec::Service;
 use crate::worker::Handle;
@@ -22,11 +23,16 @@ const LEASE_EVERY: Duration = Duration::from_secs(10);
 /// How often the status is written though nothing changed.
 const STATUS_EVERY: Duration = Duration::from_secs(300);
 
+/// How often it is measured whether the machine runs short of something, as upstream.
+const PRESSURE_EVERY: Duration = Duration::from_secs(10);
+
 /// What the machine is.
 #[derive(Debug, Clone)]
 pub struct Machine {
     pub cpu: Quantity,
     pub memory: Quantity,
+    /// SELinux' labels are enforced.
+    pub selinux: bool,
     info: Value,
     arch: &'static str,
 }
@@ -88,6 +94,7 @@ impl Machine {
                 api::quantity::Format::DecimalSi,
             ),
             memory: Quantity::new(kib * 1024, api::quantity::Format::BinarySi),
+            selinux: read("/sys/fs/selinux/enforce") == "1",
             info,
             arch,
         }
@@ -102,6 +109,7 @@ pub struct Node {
     pub services: Informer<Service>,
     pub references: References,
     pub groups: PodGroups,
+    pub pressure: Mutex<Pressure>,
     /// Workers by the Pods' UIDs.
     pub workers: Mutex<HashMap<String, Handle>>,
 }
@@ -246,12 +254,17 @@ impl Node {
             .take(50)
             .map(|i| json!({"names": i.repo_digests.iter().chain(&i.repo_tags).collect::<Vec<_>>(), "sizeBytes": i.size}))
             .collect();
+        self.look_for_pressure();
+        let pressed = {
+            let pressure = self.pressure.lock().unwrap_or_else(PoisonError::into_inner);
+            pressure
+                .conditions()
+                .map(|c| condition(c.kind, c.truth, c.reason, c.message))
+        };
         let status = json!({"status": {
             "capacity": capacity, "allocatable": allocatable,
             "conditions": [
-                condition("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-                condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-                condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+                pressed[0], pressed[1], pressed[2],
                 condition("Ready", ready, reason, &message),
             ],
             "addresses": [
@@ -276,10 +289,24 @@ impl Node {
             .map(|_| ())
     }
 
-    /// Registers again and again until it works, then reports each five minutes.
+    /// Measures; whether a condition changed.
+    fn look_for_pressure(&self) -> bool {
+        let measured = Measured::now(&self.options.root_dir);
+        let now = self.options.world.now();
+        let mut pressure = self.pressure.lock().unwrap_or_else(PoisonError::into_inner);
+        pressure.look(&measured, now)
+    }
+
+    /// Registers again and again until it works, then reports each five minutes, and when the machine runs short of something.
     pub async fn keep_reporting(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(STATUS_EVERY).await;
+            let due = tokio::time::Instant::now() + STATUS_EVERY;
+            while tokio::time::Instant::now() < due {
+                tokio::time::sleep(PRESSURE_EVERY).await;
+                if self.look_for_pressure() {
+                    break;
+                }
+            }
             let mut result = self.report().await;
             if result.as_ref().is_err_and(client::Error::is_not_found) {
                 result = self.register().await;

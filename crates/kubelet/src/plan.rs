@@ -16,6 +16,7 @@ use runtime::{
     ContainerId, ContainerState, ContainerStatus, SandboxId, SandboxState, SandboxStatus,
 };
 
+use crate::admit;
 use crate::spec::{Container, Pod, Role};
 
 /// Where a Pod is in its life on this node.
@@ -129,6 +130,8 @@ pub struct Observed {
     pub ended: Option<Ended>,
     /// The object is not in the API any more.
     pub gone: bool,
+    /// The machine enforces SELinux' labels.
+    pub selinux: bool,
 }
 
 /// One thing to do. Actions of a plan may be carried out at once.
@@ -252,6 +255,14 @@ pub fn plan(pod: &Pod, seen: &Observed, now: Timestamp) -> Plan {
         end(pod, seen, now, deleted, &mut plan);
         return plan;
     }
+    // What runs already was taken once.
+    if seen.sandbox.is_none()
+        && seen.containers.is_empty()
+        && let Some(refused) = admit::refusal(pod, seen.selinux)
+    {
+        plan.actions.push(Action::End(refused));
+        return plan;
+    }
     if let (Some(limit), Some(start)) = (pod.spec.active_deadline_seconds, seen.started_at) {
         let due = after(start, Duration::from_secs(limit.max(0).unsigned_abs()));
         if due <= now {
@@ -312,7 +323,15 @@ fn run(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
         if role == Role::Init && mains_began {
             continue;
         }
-        let status = seen.latest(&container.name, true);
+        // In a new sandbox what is done for good is not done again, but for what prepares the others.
+        let over = |s: &&ContainerStatus| {
+            matches!(role, Role::Main | Role::Ephemeral)
+                && s.state == ContainerState::Exited
+                && !restarts(pod, role, s.exit_code)
+        };
+        let status = seen
+            .latest(&container.name, true)
+            .or_else(|| seen.latest(&container.name, false).filter(over));
         let done = match status {
             None
             | Some(ContainerStatus {
@@ -669,6 +688,27 @@ mod tests {
             Starting
             mount volumes
             make sandbox 0
+        "#]],
+        );
+    }
+
+    #[test]
+    fn what_the_node_cannot_run_ends_before_it_begins() {
+        let mut pod = pod("Always");
+        pod.spec.host_users = Some(false);
+        check(
+            &pod,
+            &Observed::default(),
+            expect![[r#"
+            Starting
+            end  (UserNamespacesNotSupported)
+        "#]],
+        );
+        check(
+            &pod,
+            &with(&[running("init")]),
+            expect![[r#"
+            Starting
         "#]],
         );
     }

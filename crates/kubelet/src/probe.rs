@@ -230,8 +230,7 @@ async fn grpc_check(target: &Target<'_>, port: u16, service: &str) -> Result<(),
         if let Some(status) = failed(answer.headers()) {
             return Err(format!("service unhealthy (rpc status {status})"));
         }
-        let body = answer
-            .into_body()
+        let body = http_body_util::Limited::new(answer.into_body(), MAX_BODY)
             .collect()
             .await
             .map_err(|e| e.to_string())?;

@@ -34,7 +34,7 @@ object! { PodSpec {
     restart_policy: String, termination_grace_period_seconds: Option<i64>, active_deadline_seconds: Option<i64>,
     dns_policy: String, dns_config: Option<DnsConfig>, service_account_name: String,
     host_network: bool, #[serde(rename = "hostPID")] host_pid: bool, #[serde(rename = "hostIPC")] host_ipc: bool,
-    share_process_namespace: Option<bool>, security_context: PodSecurityContext, image_pull_secrets: Vec<LocalReference>,
+    host_users: Option<bool>, share_process_namespace: Option<bool>, security_context: PodSecurityContext, image_pull_secrets: Vec<LocalReference>,
     hostname: String, subdomain: String, #[serde(rename = "setHostnameAsFQDN")] set_hostname_as_fqdn: Option<bool>,
     host_aliases: Vec<HostAlias>, enable_service_links: Option<bool>, readiness_gates: Vec<ReadinessGate>,
     resources: Resources, overhead: Value,
@@ -90,12 +90,14 @@ object! { Probe {
 object! { PodSecurityContext {
     run_as_user: Option<i64>, run_as_group: Option<i64>, run_as_non_root: Option<bool>,
     supplemental_groups: Vec<u32>, fs_group: Option<u32>, fs_group_change_policy: String,
-    seccomp_profile: Option<Seccomp>, sysctls: Vec<Header>,
+    seccomp_profile: Option<Seccomp>, app_armor_profile: Option<Seccomp>, se_linux_options: Option<Value>,
+    sysctls: Vec<Header>,
 } }
 object! { SecurityContext {
     run_as_user: Option<i64>, run_as_group: Option<i64>, run_as_non_root: Option<bool>,
     capabilities: Capabilities, privileged: bool, read_only_root_filesystem: bool,
     allow_privilege_escalation: Option<bool>, seccomp_profile: Option<Seccomp>, proc_mount: String,
+    app_armor_profile: Option<Seccomp>, se_linux_options: Option<Value>,
 } }
 object! { Capabilities { add: Vec<String>, drop: Vec<String> } }
 object! { Seccomp { #[serde(rename = "type")] kind: String, localhost_profile: String } }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use api::time::seconds;
 use jiff::Timestamp;
-use runtime::{ContainerState, ContainerStatus};
+use runtime::{ContainerMetadata, ContainerState, ContainerStatus, LinuxResources};
 use serde_json::{Value, json};
 
 use crate::plan::{Observed, Plan};
@@ -118,6 +118,76 @@ fn container(
         out["containerID"] = container_id(s).into();
     }
     out
+}
+
+/// The latest runs of a Pod's containers as the API has them, for when the runtime knows nothing of the Pod any more: its state
+/// does not outlive a reboot of the machine.
+///
+/// What ran then has ended, nobody knows how. Names of sandboxes and times of creation are made up.
+#[must_use]
+pub fn from_api(pod: &Pod, now: Timestamp) -> Vec<ContainerStatus> {
+    let lists = [
+        "initContainerStatuses",
+        "containerStatuses",
+        "ephemeralContainerStatuses",
+    ];
+    lists
+        .iter()
+        .filter_map(|list| pod.status[*list].as_array())
+        .flatten()
+        .filter_map(|status| last_run(status, now))
+        .collect()
+}
+
+fn last_run(status: &Value, now: Timestamp) -> Option<ContainerStatus> {
+    let text = |of: &Value| of.as_str().unwrap_or_default().to_owned();
+    let id = status["containerID"].as_str()?.strip_prefix("skiff://")?;
+    let (state, last) = (&status["state"], &status["lastState"]["terminated"]);
+    let ended = match &state["terminated"] {
+        // Waits to be started again.
+        Value::Null if state["running"].is_null() => last,
+        ended => ended,
+    };
+    let known = ended.is_object();
+    let time = |of: &Value| of.as_str().and_then(api::time::parse);
+    let started_at = time(&ended["startedAt"]).or(time(&state["running"]["startedAt"]));
+    let exit_code = ended["exitCode"]
+        .as_i64()
+        .and_then(|c| i32::try_from(c).ok());
+    Some(ContainerStatus {
+        id: id.into(),
+        sandbox_id: "".into(),
+        metadata: ContainerMetadata {
+            name: text(&status["name"]),
+            attempt: status["restartCount"]
+                .as_u64()
+                .and_then(|n| n.try_into().ok())
+                .unwrap_or(0),
+        },
+        state: ContainerState::Exited,
+        pid: None,
+        created_at: started_at.unwrap_or(now),
+        started_at,
+        finished_at: time(&ended["finishedAt"]).or(Some(now)),
+        exit_code: exit_code.unwrap_or(137),
+        reason: if known {
+            text(&ended["reason"])
+        } else {
+            "ContainerStatusUnknown".into()
+        },
+        message: if known {
+            text(&ended["message"])
+        } else {
+            "The container could not be located after the node was started again".into()
+        },
+        image: text(&status["image"]),
+        image_id: text(&status["imageID"]),
+        log_path: "".into(),
+        mounts: Vec::new(),
+        resources: LinuxResources::default(),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+    })
 }
 
 /// Init containers that have not done their part.
@@ -352,4 +422,92 @@ pub fn compute(pod: &Pod, seen: &Observed, plan: &Plan, facts: &Facts<'_>) -> Va
         status["message"] = ended.message.clone().into();
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_api_knows_outlives_the_runtime() {
+        let now = Timestamp::from_second(1_767_225_600).unwrap();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {"restartPolicy": "OnFailure", "containers": [
+                {"name": "done", "image": "i"}, {"name": "ran", "image": "i"},
+                {"name": "waited", "image": "i"}, {"name": "fresh", "image": "i"},
+            ]},
+            "status": {"phase": "Running", "containerStatuses": [
+                {"name": "done", "image": "i", "restartCount": 1, "containerID": "skiff://d", "state": {"terminated": {
+                    "exitCode": 0, "reason": "Completed", "message": "bye",
+                    "startedAt": "2025-12-31T00:00:00Z", "finishedAt": "2025-12-31T00:01:00Z",
+                }}},
+                {"name": "ran", "image": "i", "restartCount": 4, "containerID": "skiff://r",
+                    "state": {"running": {"startedAt": "2025-12-31T00:00:00Z"}},
+                    "lastState": {"terminated": {"exitCode": 0}}},
+                {"name": "waited", "image": "i", "restartCount": 7, "containerID": "skiff://w",
+                    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                    "lastState": {"terminated": {"exitCode": 3, "reason": "Error"}}},
+                {"name": "fresh", "image": "i", "restartCount": 0, "state": {"waiting": {}}},
+            ]},
+        }))
+        .unwrap();
+        let lost = from_api(&pod, now);
+        let shown: Vec<String> = lost
+            .iter()
+            .map(|s| {
+                let m = &s.metadata;
+                format!(
+                    "{} {} {} {} {}",
+                    s.id, m.name, m.attempt, s.exit_code, s.reason
+                )
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "d done 1 0 Completed",
+                "r ran 4 137 ContainerStatusUnknown",
+                "w waited 7 3 Error",
+            ]
+        );
+        // The plan goes on from there: what is done stays done, the others are counted on.
+        let mut seen = Observed {
+            volumes: crate::plan::Step::Done,
+            containers: lost,
+            ..Observed::default()
+        };
+        let plan = |seen: &Observed| crate::plan::plan(&pod, seen, now);
+        assert_eq!(plan(&seen).to_string(), "Starting\nmake sandbox 0\n");
+        seen.sandbox = Some(runtime::SandboxStatus {
+            id: "new".into(),
+            metadata: runtime::SandboxMetadata::default(),
+            state: runtime::SandboxState::Ready,
+            created_at: now,
+            netns: None,
+            ips: vec![],
+            namespaces: runtime::NamespaceOptions::default(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            shim_pid: None,
+        });
+        let plan = plan(&seen);
+        assert_eq!(
+            plan.to_string(),
+            "Starting\nstart ran 5\nstart waited 8\nstart fresh 0\n"
+        );
+        let facts = Facts {
+            host_ip: [10, 0, 0, 1].into(),
+            pod_ips: &[],
+            messages: &BTreeMap::new(),
+            now,
+        };
+        let status = compute(&pod, &seen, &plan, &facts);
+        let of = |i: usize| &status["containerStatuses"][i];
+        assert_eq!(of(0)["state"]["terminated"]["message"], "bye");
+        assert_eq!(
+            (&of(0)["restartCount"], &of(1)["restartCount"]),
+            (&json!(1), &json!(4))
+        );
+    }
 }

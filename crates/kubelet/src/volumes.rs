@@ -1,12 +1,16 @@
 //! Makes a Pod's volumes under `<root>/pods/<uid>/volumes`, and keeps their content current.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use client::resource::kinds;
 use jiff::Timestamp;
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use serde_json::{Value, json};
 
@@ -14,6 +18,7 @@ use crate::atomic::{self, File, Payload};
 use crate::fields::{self, Addresses};
 use crate::node::Node;
 use crate::references::Data;
+use crate::remove;
 use crate::spec::{
     ConfigMapVolume, DownwardVolume, Item, Pod, ProjectedVolume, TokenSource, Volume,
 };
@@ -48,6 +53,15 @@ pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
     root.join("pods").join(uid)
 }
 
+/// Makes a directory that is for the kubelet alone, if it isn't there; what lies below may then be open to all.
+///
+/// # Errors
+/// The file system's.
+pub fn make_private(dir: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o750))
+}
+
 /// Makes or refreshes all volumes; `before` is what an earlier call returned.
 ///
 /// # Errors
@@ -57,6 +71,11 @@ pub async fn mount(node: &Node, pod: &Pod, before: &Mounts) -> Result<Mounts, Fa
         paths: BTreeMap::new(),
         tokens: before.tokens.clone(),
     };
+    let dir = pod_dir(&node.options.root_dir, &pod.metadata.uid);
+    make_private(&dir).map_err(|e| Failed {
+        volume: String::new(),
+        why: format!("cannot make {}: {e}", dir.display()),
+    })?;
     for volume in &pod.spec.volumes {
         let path = one(node, pod, volume, &mut mounts)
             .await
@@ -466,31 +485,56 @@ async fn token(
 /// When something is still mounted or can't be removed.
 pub fn remove(root: &Path, uid: &str) -> Result<(), String> {
     let dir = pod_dir(root, uid);
-    if !dir.exists() {
-        return Ok(());
+    let shown = dir.display();
+    // The kernel's list has no links in its paths.
+    let real = match fs::canonicalize(&dir) {
+        Ok(real) => real,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(format!("cannot look at {shown}: {e}")),
+    };
+    let table = fs::read("/proc/self/mounts").map_err(|e| format!("/proc/self/mounts: {e}"))?;
+    for point in mounts_below(&table, &real).iter().rev() {
+        rustix::mount::unmount(point, UnmountFlags::NOFOLLOW)
+            .map_err(|e| format!("cannot unmount {}: {e}", point.display()))?;
     }
-    let mounted = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let prefix = format!("{}/", dir.display());
-    for point in mounted
-        .lines()
-        .rev()
-        .filter_map(|l| l.split(' ').nth(1))
-        .filter(|p| p.starts_with(&prefix))
-    {
-        rustix::mount::unmount(point, UnmountFlags::empty())
-            .map_err(|e| format!("cannot unmount {point}: {e}"))?;
-    }
-    fs::remove_dir_all(&dir).map_err(|e| format!("cannot remove {}: {e}", dir.display()))
+    remove::tree(&dir).map_err(|e| format!("cannot remove {shown}: {e}"))
 }
 
-/// The file or directory that `sub` names inside the volume at `base`; made as a directory if missing.
+/// The mount points below `dir` that /proc/self/mounts tells of, in its order. Names in it are any bytes, with white space
+/// and backslashes as three octal digits.
+fn mounts_below(table: &[u8], dir: &Path) -> Vec<PathBuf> {
+    let points = table
+        .split(|b| *b == b'\n')
+        .filter_map(|line| line.split(|b| *b == b' ').nth(1));
+    points
+        .map(|field| {
+            let mut name = Vec::with_capacity(field.len());
+            let mut rest = field;
+            while let Some((first, more)) = rest.split_first() {
+                let octal = more
+                    .get(..3)
+                    .filter(|_| *first == b'\\')
+                    .and_then(|digits| std::str::from_utf8(digits).ok())
+                    .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+                name.push(octal.unwrap_or(*first));
+                rest = if octal.is_some() { &more[3..] } else { more };
+            }
+            PathBuf::from(OsString::from_vec(name))
+        })
+        .filter(|point| point != dir && point.starts_with(dir))
+        .collect()
+}
+
+/// Opens the file or directory that `sub` names inside the volume at `base`; made as a directory if missing.
+///
+/// The volume's content belongs to its Pods, which may change it at any moment, so a name must not be looked at twice: what
+/// is returned is what was found below `base`, whatever the names lead to later (CVE-2021-25741). Links that stay inside the
+/// volume are followed.
 ///
 /// # Errors
 /// When it leaves the volume.
-pub fn sub_path(base: &Path, sub: &str) -> Result<PathBuf, String> {
-    if sub.is_empty() {
-        return Ok(base.to_owned());
-    }
+pub fn sub_path(base: &Path, sub: &str) -> Result<OwnedFd, String> {
+    use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
     if Path::new(sub).is_absolute()
         || Path::new(sub)
             .components()
@@ -500,15 +544,206 @@ pub fn sub_path(base: &Path, sub: &str) -> Result<PathBuf, String> {
             "subPath {sub:?} must be relative and may not contain '..'"
         ));
     }
-    let path = base.join(sub);
-    if fs::symlink_metadata(&path).is_err() {
-        let mode = fs::metadata(base).map_or(0o755, |m| m.permissions().mode() & 0o7777);
-        make_dir(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(|e| e.to_string())?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let failed = |e: Errno| match e {
+        Errno::XDEV | Errno::LOOP | Errno::EXIST => format!("subPath {sub:?} leaves its volume"),
+        e => format!("subPath {sub:?}: {e}"),
+    };
+    let root = rustix::fs::open(base, flags, Mode::empty())
+        .map_err(|e| format!("cannot open volume {}: {e}", base.display()))?;
+    let beneath = |path: &Path| {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let mut tries = 0;
+        loop {
+            match openat2(&root, path, flags, Mode::empty(), resolve) {
+                // Something was renamed while the kernel looked.
+                Err(Errno::AGAIN) if tries < 100 => tries += 1,
+                result => return result,
+            }
+        }
+    };
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&root).map_err(failed)?.st_mode & 0o7777);
+    let mut at = beneath(Path::new(".")).map_err(failed)?;
+    let mut so_far = PathBuf::new();
+    for name in Path::new(sub).components() {
+        so_far.push(name);
+        at = match beneath(&so_far) {
+            Err(Errno::NOENT) => {
+                let name = Path::new(&name);
+                rustix::fs::mkdirat(&at, name, mode).map_err(failed)?;
+                let made = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+                let made = openat2(&at, name, made, Mode::empty(), resolve).map_err(failed)?;
+                // mkdir minds the umask.
+                rustix::fs::fchmod(&made, mode).map_err(failed)?;
+                made
+            }
+            found => found.map_err(failed)?,
+        };
     }
-    let (real, root) = (fs::canonicalize(&path), fs::canonicalize(base));
-    match (real, root) {
-        (Ok(real), Ok(root)) if real.starts_with(&root) => Ok(real),
-        _ => Err(format!("subPath {sub:?} leaves its volume")),
+    Ok(at)
+}
+
+/// Gives what [`sub_path`] opened a name that only the kubelet can change, for the runtime to mount: a bind mount below the
+/// Pod's directory, which goes with that.
+///
+/// # Errors
+/// When it cannot be mounted.
+pub fn pin_sub_path(
+    pod_dir: &Path,
+    volume: &str,
+    container: &str,
+    index: usize,
+    what: &OwnedFd,
+) -> Result<PathBuf, String> {
+    use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+    let dir = pod_dir.join("volume-subpaths").join(volume).join(container);
+    let target = dir.join(index.to_string());
+    let failed = |e: std::io::Error| format!("cannot mount {}: {e}", target.display());
+    make_dir(&dir)?;
+    // A container that starts again gets what the name means now.
+    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    loop {
+        match rustix::mount::unmount(&target, flags) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT) => break,
+            Err(e) => return Err(failed(e.into())),
+        }
+    }
+    let is_dir = |mode| rustix::fs::FileType::from_raw_mode(mode).is_dir();
+    let wanted = is_dir(
+        rustix::fs::fstat(what)
+            .map_err(|e| failed(e.into()))?
+            .st_mode,
+    );
+    match fs::symlink_metadata(&target) {
+        Ok(m) if m.is_dir() != wanted => {
+            let gone = if m.is_dir() {
+                fs::remove_dir(&target)
+            } else {
+                fs::remove_file(&target)
+            };
+            gone.map_err(failed)?;
+        }
+        _ => {}
+    }
+    if wanted {
+        fs::create_dir_all(&target).map_err(failed)?;
+    } else {
+        fs::File::create(&target).map_err(failed)?;
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    let tree = rustix::mount::open_tree(what, "", flags).map_err(|e| failed(e.into()))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&tree, "", rustix::fs::CWD, &target, flags)
+        .map_err(|e| failed(e.into()))?;
+    Ok(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn mount_points_are_any_bytes() {
+        let table = b"proc /proc proc rw 0 0\n\
+            tmpfs /pods/u/volumes/a tmpfs rw 0 0\n\
+            tmpfs /pods/u/with\\040space\\134\xff tmpfs rw 0 0\n\
+            tmpfs /pods/u2/other tmpfs rw 0 0\n\
+            tmpfs /pods/u/nul\\9 tmpfs rw 0 0\n";
+        let found = mounts_below(table, Path::new("/pods/u"));
+        let found: Vec<&[u8]> = found.iter().map(|p| p.as_os_str().as_bytes()).collect();
+        let want: [&[u8]; 3] = [
+            b"/pods/u/volumes/a",
+            b"/pods/u/with space\\\xff",
+            b"/pods/u/nul\\9",
+        ];
+        assert_eq!(found, want);
+    }
+
+    #[test]
+    fn a_pods_directory_goes_with_its_mounts() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = pod_dir(dir.path(), "uid").join("volumes/with space\n");
+        fs::create_dir_all(&at).unwrap();
+        tmpfs(&at, None).unwrap();
+        fs::write(at.join("secret"), "").unwrap();
+        remove(dir.path(), "uid").unwrap();
+        assert!(!pod_dir(dir.path(), "uid").exists());
+        remove(dir.path(), "uid").unwrap();
+    }
+
+    #[test]
+    fn what_is_private_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let pods = dir.path().join("pods");
+        fs::create_dir(&pods).unwrap();
+        fs::set_permissions(&pods, fs::Permissions::from_mode(0o755)).unwrap();
+        for path in [pods.clone(), pods.join("uid")] {
+            make_private(&path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o750);
+        }
+    }
+
+    #[test]
+    fn a_sub_path_stays_in_its_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, outside) = (dir.path().join("volume"), dir.path().join("outside"));
+        fs::create_dir(&volume).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::set_permissions(&volume, fs::Permissions::from_mode(0o2777)).unwrap();
+        symlink(&outside, volume.join("out")).unwrap();
+        symlink("../outside", volume.join("up")).unwrap();
+        symlink("nowhere", volume.join("dangling")).unwrap();
+        symlink("real", volume.join("inside")).unwrap();
+        fs::create_dir(volume.join("real")).unwrap();
+        fs::write(volume.join("real/file"), "x").unwrap();
+        for sub in ["out", "out/x", "up", "up/x/y", "dangling", "dangling/x"] {
+            let error = sub_path(&volume, sub).unwrap_err();
+            assert!(error.ends_with("leaves its volume"), "{sub}: {error}");
+        }
+        for sub in ["/etc", "../outside", "real/../../outside"] {
+            assert!(sub_path(&volume, sub).is_err(), "{sub}");
+        }
+        assert_eq!(
+            fs::read_dir(&outside).unwrap().count(),
+            0,
+            "something was made outside"
+        );
+        let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
+        let on_disk = |path: &str| fs::metadata(volume.join(path)).unwrap();
+        let found = sub_path(&volume, "inside/file").unwrap();
+        assert_eq!(inode(&found), on_disk("real/file").ino());
+        let made = sub_path(&volume, "inside/a/b").unwrap();
+        assert_eq!(inode(&made), on_disk("real/a/b").ino());
+        assert_eq!(on_disk("real/a").mode() & 0o7777, 0o2777);
+    }
+
+    #[test]
+    fn what_is_mounted_is_what_was_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().join("volume");
+        fs::create_dir(&volume).unwrap();
+        let checked = sub_path(&volume, "a").unwrap();
+        fs::write(volume.join("a/mine"), "").unwrap();
+        // The Pod swaps the name for a link to the node's root.
+        fs::rename(volume.join("a"), volume.join("b")).unwrap();
+        symlink("/", volume.join("a")).unwrap();
+        let pod = dir.path().join("pod");
+        for _ in 0..2 {
+            let at = pin_sub_path(&pod, "v", "c", 0, &checked).unwrap();
+            assert!(at.join("mine").exists() && !at.join("etc").exists());
+        }
+        fs::write(volume.join("file"), "text").unwrap();
+        let file = sub_path(&volume, "file").unwrap();
+        let at = pin_sub_path(&pod, "v", "c", 0, &file).unwrap();
+        assert_eq!(fs::read_to_string(&at).unwrap(), "text");
+        rustix::mount::unmount(&at, UnmountFlags::empty()).unwrap();
     }
 }

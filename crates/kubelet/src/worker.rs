@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use runtime::{ContainerId, ContainerState, ContainerStatus, SandboxId};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use world::Shutdown;
 
@@ -73,6 +74,17 @@ enum Done {
     Nothing,
 }
 
+/// What a task does: the step that would be waited for in vain if it panicked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Doing {
+    Sandbox,
+    Volumes,
+    Starting(String),
+    Stopping(String),
+    Removal,
+    Other,
+}
+
 struct Worker {
     node: Arc<Node>,
     shared: Arc<Shared>,
@@ -80,6 +92,8 @@ struct Worker {
     pod: Arc<Pod>,
     /// Bookkeeping that the plan reads; refreshed by `observe`.
     seen: Observed,
+    /// Runs that the runtime forgot, as the API knows them.
+    lost: Vec<ContainerStatus>,
     mounts: Arc<Mounts>,
     refresh_at: Option<Timestamp>,
     refreshing: bool,
@@ -87,6 +101,8 @@ struct Worker {
     /// Tasks of probes by container name.
     probes: BTreeMap<String, (ContainerId, Shutdown)>,
     tasks: JoinSet<Done>,
+    /// What each task is to bring about, for when it ends without having told.
+    doing: BTreeMap<tokio::task::Id, Doing>,
     /// Cancels starts that make no sense any more.
     starts: Shutdown,
     /// By when the containers must be gone, once the Pod ends.
@@ -98,8 +114,39 @@ struct Worker {
     ips: Vec<IpAddr>,
 }
 
+impl Doing {
+    /// What it comes to when the task is no more.
+    fn failed(self, why: String) -> Option<Done> {
+        Some(match self {
+            Self::Sandbox => Done::Sandbox(Err(runtime::Error::FailedPrecondition(why))),
+            Self::Volumes => Done::Volumes(Err(volumes::Failed {
+                volume: String::new(),
+                why,
+            })),
+            Self::Stopping(name) => Done::Stopped {
+                name,
+                result: Err(runtime::Error::FailedPrecondition(why)),
+            },
+            Self::Starting(name) => Done::Started {
+                name,
+                result: Err(StartError {
+                    reason: "CreateContainerError",
+                    message: why,
+                }),
+            },
+            Self::Removal => Done::Removed(Err(why)),
+            Self::Other => return None,
+        })
+    }
+}
+
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// That much from now. The API takes grace periods of billions of years; a year is for ever here.
+fn deadline(after: Duration) -> Instant {
+    Instant::now() + after.min(Duration::from_secs(365 * 86_400))
 }
 
 /// Starts the worker of a Pod. `sandboxes` and `containers` are those it already has, oldest first.
@@ -115,6 +162,11 @@ pub fn start(
     {
         tracing::warn!(%error, pod = pod.title(), "cannot set the limits of an adopted Pod");
     }
+    let lost = if sandboxes.is_empty() && containers.is_empty() {
+        status::from_api(&pod, node.options.world.now())
+    } else {
+        Vec::new()
+    };
     let shared = Arc::new(Shared {
         containers: Mutex::new(containers),
         sandboxes: Mutex::new(sandboxes),
@@ -136,15 +188,18 @@ pub fn start(
         reporter: Reporter::start(node.clone(), &pod),
         seen: Observed {
             started_at: Some(started_at),
+            selinux: node.machine.selinux,
             ..Observed::default()
         },
         pod,
+        lost,
         mounts: Arc::default(),
         refresh_at: None,
         refreshing: false,
         messages: BTreeMap::new(),
         probes: BTreeMap::new(),
         tasks: JoinSet::new(),
+        doing: BTreeMap::new(),
         starts: Shutdown::new(),
         kill_by: watch::Sender::new(None),
         own_status,
@@ -233,15 +288,15 @@ impl Worker {
                 .min(grace),
             None => grace,
         };
-        let by = Instant::now()
-            + if self.seen.gone && self.pod.grace() == 0 {
-                Duration::ZERO
-            } else {
-                left.max(Duration::from_millis(100))
-            };
+        let by = deadline(if self.seen.gone && self.pod.grace() == 0 {
+            Duration::ZERO
+        } else {
+            left.max(Duration::from_millis(100))
+        });
         self.kill_by.send_if_modified(|known| {
             // It is computed from two clocks at each look: what is no real change must not send TERM again.
-            let earlier = known.is_none_or(|k| by + Duration::from_millis(500) < k);
+            let slack = Duration::from_millis(500);
+            let earlier = known.is_none_or(|k| k.saturating_duration_since(by) > slack);
             if earlier {
                 *known = Some(by);
             }
@@ -297,7 +352,16 @@ impl Worker {
         }
         self.messages
             .retain(|id, _| containers.iter().any(|c| c.id.as_str() == id));
-        self.seen.containers = containers;
+        // Where a container ran again only once, the run before is still its last state.
+        let again = |lost: &ContainerStatus| {
+            containers
+                .iter()
+                .filter(|c| c.metadata.name == lost.metadata.name)
+                .count()
+        };
+        let mut all: Vec<_> = self.lost.iter().filter(|l| again(l) < 2).cloned().collect();
+        all.extend(containers);
+        self.seen.containers = all;
         self.probe();
         self.seen.verdicts = lock(&self.shared.verdicts).clone();
     }
@@ -371,21 +435,16 @@ impl Worker {
                 self.seen.volumes = Step::Busy;
                 let before = self.mounts.clone();
                 let cancel = self.starts.clone();
-                self.tasks.spawn(async move {
-                    let mounting = volumes::mount(&node, &pod, &before);
-                    match cancel.run_until_cancelled_owned(mounting).await {
-                        Some(result) => Done::Volumes(result),
-                        None => Done::Volumes(Err(volumes::Failed {
-                            volume: String::new(),
-                            why: "the Pod ended".into(),
-                        })),
-                    }
-                });
+                self.spawn(Doing::Volumes, mount_volumes(node, pod, before, cancel));
             }
             Action::MakeSandbox { attempt } => {
                 self.seen.making_sandbox = Step::Busy;
+                if let Some(why) = container::unreachable_host_ports(&pod) {
+                    let about = pod.reference(None);
+                    node.events.warning(&about, "HostPortNotSupported", why);
+                }
                 let old = self.seen.sandbox.as_ref().map(|s| s.id.clone());
-                self.tasks.spawn(async move {
+                self.spawn(Doing::Sandbox, async move {
                     if let Some(old) = old
                         && let Err(e) = node.options.runtime.stop_pod_sandbox(&old).await
                     {
@@ -426,7 +485,7 @@ impl Worker {
                     volumes: self.mounts.clone(),
                 };
                 let cancel = self.starts.clone();
-                self.tasks.spawn(async move {
+                self.spawn(Doing::Starting(name.clone()), async move {
                     let result = cancel.run_until_cancelled_owned(start.run()).await;
                     let stopped = || {
                         Err(StartError {
@@ -453,29 +512,20 @@ impl Worker {
                     "Killing",
                     why,
                 );
-                let ending = self.kill_by.borrow().is_some();
+                let seconds = u64::try_from(grace.unwrap_or_else(|| pod.grace()))
+                    .unwrap_or(30)
+                    .max(1);
+                let by = (*self.kill_by.borrow())
+                    .unwrap_or_else(|| deadline(Duration::from_secs(seconds)));
                 let kill_by = self.kill_by.subscribe();
-                if !ending {
-                    let seconds = u64::try_from(grace.unwrap_or_else(|| pod.grace()))
-                        .unwrap_or(30)
-                        .max(1);
-                    let by = Instant::now() + Duration::from_secs(seconds);
-                    let ip = self.ips.first().copied();
-                    self.tasks.spawn(async move {
-                        let result = stop(&node, &pod, &name, &id, by, kill_by, ip).await;
-                        Done::Stopped { name, result }
-                    });
-                } else {
-                    let by = (*self.kill_by.borrow()).unwrap_or_else(Instant::now);
-                    let ip = self.ips.first().copied();
-                    self.tasks.spawn(async move {
-                        let result = stop(&node, &pod, &name, &id, by, kill_by, ip).await;
-                        Done::Stopped { name, result }
-                    });
-                }
+                let ip = self.ips.first().copied();
+                self.spawn(Doing::Stopping(name.clone()), async move {
+                    let result = stop(&node, &pod, &name, &id, by, kill_by, ip).await;
+                    Done::Stopped { name, result }
+                });
             }
             Action::Remove { id } => {
-                self.tasks.spawn(async move {
+                self.spawn(Doing::Other, async move {
                     // One that is gone was removed by the plan before this one.
                     if let Err(error) = node.options.runtime.remove_container(&id).await
                         && !error.is_not_found()
@@ -486,7 +536,7 @@ impl Worker {
                 });
             }
             Action::StopSandbox { id } => {
-                self.tasks.spawn(async move {
+                self.spawn(Doing::Other, async move {
                     if let Err(error) = node.options.runtime.stop_pod_sandbox(&id).await {
                         tracing::warn!(%error, sandbox = %id, "cannot stop the sandbox of a finished Pod");
                     }
@@ -507,10 +557,14 @@ impl Worker {
                 self.shared.nudge.notify_one();
             }
             Action::TearDown => {
+                if self.refreshing {
+                    // It was told to stop; directories must not come back behind the one that removes them.
+                    return;
+                }
                 self.seen.removing = Step::Busy;
                 let gone = self.seen.gone;
                 let reporter = self.reporter.clone();
-                self.tasks.spawn(async move {
+                self.spawn(Doing::Removal, async move {
                     Done::Removed(tear_down(&node, &pod, &shared, &reporter, gone).await)
                 });
             }
@@ -533,8 +587,8 @@ impl Worker {
         if self.shared.volumes_dirty.swap(false, Ordering::AcqRel) || due {
             self.refreshing = true;
             let (node, pod, before) = (self.node.clone(), self.pod.clone(), self.mounts.clone());
-            self.tasks
-                .spawn(async move { Done::Volumes(volumes::mount(&node, &pod, &before).await) });
+            let cancel = self.starts.clone();
+            self.spawn(Doing::Volumes, mount_volumes(node, pod, before, cancel));
         }
     }
 
@@ -550,10 +604,7 @@ impl Worker {
         let shared = self.shared.clone();
         tokio::select! {
             biased;
-            Some(done) = self.tasks.join_next() => match done {
-                Ok(done) => self.take(done),
-                Err(error) => tracing::error!(%error, pod = %self.pod.title(), "a task of a Pod failed"),
-            },
+            Some(done) = self.tasks.join_next_with_id() => self.joined(done),
             changed = self.latest.changed() => if changed.is_err() {
                 // The node forgot us: it is shutting down.
                 std::future::pending::<()>().await;
@@ -561,9 +612,31 @@ impl Worker {
             () = shared.nudge.notified() => {}
             () = timer => {}
         }
-        while let Some(done) = self.tasks.try_join_next() {
-            if let Ok(done) = done {
-                self.take(done);
+        while let Some(done) = self.tasks.try_join_next_with_id() {
+            self.joined(done);
+        }
+    }
+
+    fn spawn(&mut self, doing: Doing, task: impl Future<Output = Done> + Send + 'static) {
+        let id = self.tasks.spawn(task).id();
+        self.doing.insert(id, doing);
+    }
+
+    /// Takes what a task brought; one that panicked has failed, and is tried again as after any failure.
+    fn joined(&mut self, done: Result<(tokio::task::Id, Done), JoinError>) {
+        let (id, done) = match done {
+            Ok((id, done)) => (id, Ok(done)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let doing = self.doing.remove(&id);
+        match done {
+            Ok(done) => self.take(done),
+            Err(error) => {
+                let why = format!("a task of the kubelet failed: {error}");
+                tracing::error!(pod = %self.pod.title(), ?doing, "{why}");
+                if let Some(failed) = doing.and_then(|d| d.failed(why)) {
+                    self.take(failed);
+                }
             }
         }
     }
@@ -737,6 +810,23 @@ fn is_ours(condition: &Value) -> bool {
         .is_some_and(|t| ours.contains(&t))
 }
 
+/// Makes or refreshes a Pod's volumes, unless the Pod ends before that is done.
+async fn mount_volumes(
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    before: Arc<Mounts>,
+    cancel: Shutdown,
+) -> Done {
+    let mounting = volumes::mount(&node, &pod, &before);
+    Done::Volumes(match cancel.run_until_cancelled(mounting).await {
+        Some(result) => result,
+        None => Err(volumes::Failed {
+            volume: String::new(),
+            why: "the Pod ended".into(),
+        }),
+    })
+}
+
 /// The preStop hook, TERM, and KILL at `by` (or earlier, when the deadline is moved).
 async fn stop(
     node: &Node,
@@ -846,8 +936,8 @@ async fn tear_down(
 /// What a container left as its last words.
 fn termination_message(pod: &Pod, status: &ContainerStatus) -> String {
     let file = status.annotations.get(container::MESSAGE_FILE);
-    let own = file.and_then(|f| fs::read(f).ok()).unwrap_or_default();
-    let own = String::from_utf8_lossy(&own[..own.len().min(4096)]).into_owned();
+    let own = file.and_then(|f| begin_of(Path::new(f)).ok());
+    let own = String::from_utf8_lossy(&own.unwrap_or_default()).into_owned();
     let policy = pod
         .container(&status.metadata.name)
         .map_or("", |(_, c)| c.termination_message_policy.as_str());
@@ -857,9 +947,34 @@ fn termination_message(pod: &Pod, status: &ContainerStatus) -> String {
     own
 }
 
+/// As much of a termination message as is shown. The container wrote it: it may be of any length.
+fn begin_of(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    fs::File::open(file)?.take(4096).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// What of a log's end can be in its last 80 lines, as far as they are shown: 2 KiB of text, what stands before each line, and
+/// the rest of a long one.
+const LOG_END: u64 = 64 << 10;
+
+fn end_of(log: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = fs::File::open(log)?;
+    let length = file.metadata()?.len();
+    let start = length.saturating_sub(LOG_END);
+    file.seek(SeekFrom::Start(start))?;
+    let mut text = Vec::new();
+    file.take(LOG_END).read_to_end(&mut text)?;
+    if start > 0 {
+        let cut = text.iter().position(|b| *b == b'\n');
+        text.drain(..cut.map_or(0, |i| i + 1));
+    }
+    Ok(text)
+}
+
 /// The last 80 lines, at most 2 KiB, of a log.
 fn last_lines(log: &Path) -> String {
-    let text = fs::read(log).unwrap_or_default();
+    let text = end_of(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let mut lines: Vec<&str> = text
         .lines()
@@ -943,5 +1058,64 @@ impl Reporter {
         {
             tracing::warn!("a Pod goes without its last status");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_may_be_far_away() {
+        let now = Instant::now();
+        assert!(deadline(Duration::MAX) > now + Duration::from_secs(1 << 20));
+        assert!(deadline(Duration::from_secs(5)) < now + Duration::from_secs(60));
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_has_failed() {
+        let mut tasks: JoinSet<Done> = JoinSet::new();
+        let id = tasks.spawn(async { panic!("on purpose") }).id();
+        let error = tasks.join_next_with_id().await.unwrap().err().unwrap();
+        assert_eq!(error.id(), id);
+        let failed = |doing: Doing| doing.failed(error.to_string());
+        assert!(matches!(
+            failed(Doing::Sandbox),
+            Some(Done::Sandbox(Err(_)))
+        ));
+        assert!(matches!(
+            failed(Doing::Volumes),
+            Some(Done::Volumes(Err(_)))
+        ));
+        assert!(matches!(
+            failed(Doing::Removal),
+            Some(Done::Removed(Err(_)))
+        ));
+        assert!(failed(Doing::Other).is_none());
+        match failed(Doing::Stopping("c".into())) {
+            Some(Done::Stopped { name, result }) => assert!(name == "c" && result.is_err()),
+            _ => panic!("nothing for the container"),
+        }
+        match failed(Doing::Starting("c".into())) {
+            Some(Done::Started { name, result }) => assert!(name == "c" && result.is_err()),
+            _ => panic!("nothing for the container"),
+        }
+    }
+
+    #[test]
+    fn last_words_are_read_up_to_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        // A hole: it would fill all memory.
+        fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(begin_of(&file).unwrap().len(), 4096);
+        assert_eq!(end_of(&file).unwrap().len() as u64, LOG_END);
+        let line = |n: usize| format!("2026-01-01T00:00:00.000000000Z stdout F line {n}\n");
+        fs::write(&file, (0..100_000).map(line).collect::<String>()).unwrap();
+        let shown = last_lines(&file);
+        assert!(shown.starts_with("line 99920\n") && shown.ends_with("line 99999\n"));
+        assert_eq!(shown.lines().count(), 80);
+        fs::write(&file, line(1)).unwrap();
+        assert_eq!(last_lines(&file), "line 1\n");
     }
 }

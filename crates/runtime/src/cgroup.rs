@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use crate::devices;
 use crate::error::{Attempt, Result};
 use crate::types::LinuxResources;
 
@@ -25,6 +27,7 @@ pub(crate) struct Cgroups {
     /// Controller names as mounted (`cpu`, `cpu,cpuacct`, `name=systemd`) and where; empty on version 2.
     v1: Vec<(String, PathBuf)>,
     prefix: String,
+    filters_devices: bool,
 }
 
 const V2: &str = "/sys/fs/cgroup";
@@ -46,7 +49,16 @@ impl Cgroups {
     pub(crate) fn detect(prefix: &str) -> Result<Self> {
         let prefix = prefix.trim_matches('/').to_owned();
         if Path::new(V2).join("cgroup.controllers").exists() {
-            return Ok(Self { v1: vec![], prefix });
+            // An outer container may keep us from loading programs.
+            let filter = devices::Filter::load(&[]);
+            if let Err(error) = &filter {
+                tracing::warn!(%error, "no device filters: containers may not have MKNOD unless they are privileged");
+            }
+            return Ok(Self {
+                v1: vec![],
+                prefix,
+                filters_devices: filter.is_ok(),
+            });
         }
         let mounts =
             fs::read_to_string("/proc/self/mountinfo").attempt(|| "reading mountinfo".into())?;
@@ -78,7 +90,12 @@ impl Cgroups {
                 "no cgroup hierarchy is mounted at /sys/fs/cgroup".into(),
             ));
         }
-        Ok(Self { v1, prefix })
+        let filters_devices = v1.iter().any(|(n, _)| n.split(',').any(|c| c == "devices"));
+        Ok(Self {
+            v1,
+            prefix,
+            filters_devices,
+        })
     }
 
     /// The group's directories with their controllers ("" on version 2).
@@ -278,48 +295,31 @@ impl Cgroups {
         Ok(())
     }
 
-    /// On version 1: allows the usual devices only (and `extra`, as `c 1:3 rwm`), or all.
+    /// Allows the usual devices only, and `extra` (as `c 1:3 rwm`).
     ///
-    /// True if that could be done; version 2 has no files for it.
-    pub(crate) fn restrict_devices(&self, path: &str, all: bool, extra: &[String]) -> Result<bool> {
-        if !self
-            .v1
-            .iter()
-            .any(|(n, _)| n.split(',').any(|c| c == "devices"))
-        {
-            return Ok(false);
-        }
-        if all {
-            return Ok(true);
+    /// Not to be called when [`Self::filters_devices`] says that it can't be done.
+    pub(crate) fn restrict_devices(&self, path: &str, extra: &[String]) -> Result<()> {
+        let doing = || format!("restricting devices of {path}");
+        if self.v1.is_empty() {
+            let dir = fs::File::open(self.dir(path, "")).attempt(doing)?;
+            let filter = devices::Filter::load(extra).attempt(doing)?;
+            return filter.attach(dir.as_fd()).attempt(doing);
         }
         let dir = self.dir(path, "devices");
-        let usual = [
-            "c *:* m",
-            "b *:* m",
-            "c 1:3 rwm",
-            "c 1:5 rwm",
-            "c 1:7 rwm",
-            "c 1:8 rwm",
-            "c 1:9 rwm",
-            "c 5:0 rwm",
-            "c 5:1 rwm",
-            "c 5:2 rwm",
-            "c 136:* rwm",
-        ];
-        fs::write(dir.join("devices.deny"), "a")
-            .attempt(|| format!("restricting devices of {path}"))?;
-        for rule in usual.into_iter().chain(extra.iter().map(String::as_str)) {
+        fs::write(dir.join("devices.deny"), "a").attempt(doing)?;
+        for rule in devices::USUAL
+            .into_iter()
+            .chain(extra.iter().map(String::as_str))
+        {
             fs::write(dir.join("devices.allow"), rule)
                 .attempt(|| format!("allowing device {rule:?} for {path}"))?;
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Whether [`Self::restrict_devices`] can do anything.
+    /// Whether [`Self::restrict_devices`] can do anything here.
     pub(crate) fn filters_devices(&self) -> bool {
-        self.v1
-            .iter()
-            .any(|(n, _)| n.split(',').any(|c| c == "devices"))
+        self.filters_devices
     }
 
     /// What the group uses now.

@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::devices;
 use crate::record::{InitSpec, ProcessSpec};
 use crate::sys;
 use crate::types::MountPropagation;
@@ -113,7 +114,14 @@ pub(crate) fn container(spec: &Path, control: &OwnedFd, stdio: Stdio) -> Result<
             )
         };
         let tree = sys::open_tree(&m.host_path, true).what(doing)?;
-        let directory = fs::metadata(&m.host_path).what(doing)?.is_dir();
+        let meta = fs::metadata(&m.host_path).what(doing)?;
+        let rdev = meta.rdev();
+        let harmless = meta.file_type().is_char_device()
+            && devices::usual(libc::major(rdev), libc::minor(rdev));
+        if !process.privileged && !harmless {
+            sys::mount_setattr(&tree, sys::MOUNT_ATTR_NODEV, 0, true).what(doing)?;
+        }
+        let directory = meta.is_dir();
         match m.propagation {
             MountPropagation::Private => {
                 sys::mount_setattr(&tree, 0, libc::MS_PRIVATE, true).what(doing)?
@@ -168,7 +176,13 @@ pub(crate) fn container(spec: &Path, control: &OwnedFd, stdio: Stdio) -> Result<
         spec.upper.display(),
         spec.work.display()
     );
-    sys::mount("overlay", &spec.mount_point, "overlay", 0, &data)
+    // Device nodes are for /dev alone; those in images and volumes come from who knows where.
+    let no_devices = if process.privileged {
+        0
+    } else {
+        libc::MS_NODEV
+    };
+    sys::mount("overlay", &spec.mount_point, "overlay", no_devices, &data)
         .what(|| format!("mounting {} layers as the root", spec.layers.len()))?;
     std::env::set_current_dir(&spec.mount_point).what(|| "entering the root".into())?;
     // SAFETY: two terminated strings.
@@ -242,7 +256,7 @@ pub(crate) fn container(spec: &Path, control: &OwnedFd, stdio: Stdio) -> Result<
     }
     fs::create_dir("/dev/shm").what(|| "making /dev/shm".into())?;
     sys::move_mount(&shm, Path::new("/dev/shm")).what(|| "mounting /dev/shm".into())?;
-    devices(&nodes)?;
+    make_devices(&nodes)?;
 
     sources.sort_by_key(|(m, ..)| m.container_path.components().count());
     for (m, tree, directory) in &sources {
@@ -309,7 +323,7 @@ pub(crate) fn container(spec: &Path, control: &OwnedFd, stdio: Stdio) -> Result<
             "",
             "/",
             "",
-            libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY,
+            libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | no_devices,
             "",
         )
         .what(|| "making the root read-only".into())?;
@@ -383,7 +397,7 @@ fn device_nodes(dir: &Path, depth: u32, into: &mut Vec<Node>) {
     }
 }
 
-fn devices(extra: &[Node]) -> Result<()> {
+fn make_devices(extra: &[Node]) -> Result<()> {
     let usual = [
         ("null", 1, 3),
         ("zero", 1, 5),
@@ -469,40 +483,51 @@ struct Identity {
     home: String,
 }
 
+/// Looks the user and its groups up in the container's own files.
+///
+/// Those files are the image's, so a number is only ever looked up as a number: an entry *named* `1000` says nothing about
+/// the user 1000.
 fn identify(process: &ProcessSpec, passwd: &str, group: &str) -> Result<Identity> {
-    let (user, wanted_group) = match process.user.split_once(':') {
-        Some((u, g)) => (u, Some(g)),
-        None => (process.user.as_str(), None),
+    let (user, wanted_group) = match (process.uid, process.user.split_once(':')) {
+        (Some(_), _) => ("", None),
+        (None, Some((u, g))) => (u, Some(g)),
+        (None, None) => (process.user.as_str(), None),
     };
-    let user = if user.is_empty() { "0" } else { user };
+    let number = match (process.uid, user) {
+        (Some(uid), _) => Some(uid),
+        (None, "") => Some(0),
+        (None, text) => text.parse::<u32>().ok(),
+    };
     let entry = passwd.lines().find_map(|line| {
         let mut f = line.split(':');
         let (name, _, uid, gid) = (f.next()?, f.next()?, f.next()?, f.next()?);
         let home = f.nth(1)?;
-        (name == user || uid == user).then(|| (name, uid.parse::<u32>(), gid.parse::<u32>(), home))
+        let (uid, gid) = (uid.parse::<u32>().ok()?, gid.parse::<u32>().ok()?);
+        let wanted = number.map_or(name == user, |number| uid == number);
+        wanted.then_some((name, uid, gid, home))
     });
-    let missing = || Failure {
-        code: 128,
-        message: format!("unable to find user {user}: no matching entries in passwd file"),
-    };
-    let (name, uid, mut gid, home) = match entry {
-        Some((name, Ok(uid), Ok(gid), home)) => (name, uid, gid, home),
-        _ => ("", user.parse().map_err(|_| missing())?, 0, "/"),
+    let (name, uid, mut gid, home) = match (entry, number) {
+        (Some(entry), _) => entry,
+        (None, Some(number)) => ("", number, 0, "/"),
+        (None, None) => {
+            return Err(Failure {
+                code: 128,
+                message: format!("unable to find user {user}: no matching entries in passwd file"),
+            });
+        }
     };
     if let Some(g) = wanted_group.filter(|g| !g.is_empty()) {
-        let found = group.lines().find_map(|line| {
-            let mut f = line.split(':');
-            let (name, id) = (f.next()?, f.nth(1)?);
-            (name == g).then(|| id.parse().ok())?
-        });
-        gid = match (found, g.parse()) {
-            (Some(id), _) | (None, Ok(id)) => id,
-            (None, Err(_)) => {
-                let message =
-                    format!("unable to find group {g}: no matching entries in group file");
-                return Err(Failure { code: 128, message });
-            }
+        let by_name = || {
+            group.lines().find_map(|line| {
+                let mut f = line.split(':');
+                let (name, id) = (f.next()?, f.nth(1)?);
+                (name == g).then(|| id.parse().ok())?
+            })
         };
+        gid = g.parse().ok().or_else(by_name).ok_or_else(|| Failure {
+            code: 128,
+            message: format!("unable to find group {g}: no matching entries in group file"),
+        })?;
     }
     gid = process.run_as_group.unwrap_or(gid);
     let mut groups = process.supplemental_groups.clone();
@@ -863,6 +888,7 @@ mod tests {
             cwd: String::new(),
             tty: false,
             privileged: false,
+            uid: None,
             user: user.into(),
             run_as_group: None,
             supplemental_groups: vec![7],
@@ -902,5 +928,23 @@ mod tests {
             }
         );
         assert!(id("nobody").is_err() && id("web:nogroup").is_err());
+
+        // What an image calls a number is not that number.
+        let passwd = "1000:x:0:0::/:\n00:x:7:7::/:\nroot:x:0:0:root:/root:/bin/sh\n";
+        let group = "1000:x:0:\n";
+        let by_number = |uid| {
+            let process = ProcessSpec {
+                uid: Some(uid),
+                ..process("web")
+            };
+            identify(&process, passwd, group).unwrap().uid
+        };
+        assert_eq!((by_number(1000), by_number(0)), (1000, 0));
+        let by_text = |user| identify(&process(user), passwd, group).unwrap();
+        assert_eq!(
+            (by_text("1000:1000").uid, by_text("1000:1000").gid),
+            (1000, 1000)
+        );
+        assert_eq!((by_text("00").uid, by_text("+0").uid), (0, 0));
     }
 }

@@ -8,6 +8,7 @@
 
 mod allocator;
 mod cgroup;
+mod devices;
 mod embedded;
 mod error;
 mod image;
@@ -19,6 +20,7 @@ mod seccomp;
 mod shim;
 mod stdio;
 mod sys;
+mod sysctl;
 mod types;
 
 use std::io::Read;
@@ -37,6 +39,7 @@ pub use error::{Error, Result};
 pub use image::reference::normalize as normalize_reference;
 pub use network::LoopbackOnly;
 pub use shim::entry;
+pub use sysctl::sysctl_with_dots;
 pub use types::*;
 
 /// A stream of events; it ends when the reader fell too far behind (then list again) or the runtime went away.
@@ -86,7 +89,7 @@ pub trait Runtime: Send + Sync {
     /// Opens the log file anew, after it was renamed for rotation. Returns when later lines go to the new file.
     async fn reopen_container_log(&self, id: &ContainerId) -> Result<()>;
 
-    /// Runs a command and gathers its output (at most 16 MiB each). After `timeout` it is killed and the result is
+    /// Runs a command and gathers its output (the first 16 KiB of each stream). After `timeout` it is killed and the result is
     /// [`Error::DeadlineExceeded`]. A command that doesn't exist is [`Error::Start`].
     async fn exec_sync(
         &self,

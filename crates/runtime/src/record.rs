@@ -101,6 +101,9 @@ pub(crate) struct ProcessSpec {
     pub cwd: String,
     pub tty: bool,
     pub privileged: bool,
+    /// Asked for by number; `user` is not looked at then.
+    #[serde(default)]
+    pub uid: Option<u32>,
     /// `name`, `uid`, `name:group`, `uid:gid`; empty for root.
     pub user: String,
     pub run_as_group: Option<u32>,

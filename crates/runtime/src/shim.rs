@@ -109,8 +109,7 @@ fn launch(dir: &Path) -> Said<()> {
         )?;
     }
     for (name, value) in &spec.sysctls {
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        said(fs::write(path, value), || {
+        said(fs::write(crate::sysctl::file(name), value), || {
             format!("setting sysctl {name}={value}")
         })?;
     }

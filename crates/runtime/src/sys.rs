@@ -16,7 +16,8 @@ pub(crate) fn cvt(r: impl Into<i64>) -> io::Result<i64> {
     }
 }
 
-fn own(r: i64) -> io::Result<OwnedFd> {
+/// Takes the descriptor that a system call returned.
+pub(crate) fn own(r: i64) -> io::Result<OwnedFd> {
     let fd = cvt(r)?;
     // SAFETY: the kernel just handed us this descriptor and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
@@ -323,6 +324,13 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32) -> io:
             std::mem::size_of::<OpenHow>(),
         )
     } as i64)
+}
+
+/// Waits until all that was written to the file system of `path` is on its disk.
+pub(crate) fn sync_file_system(path: &Path) -> io::Result<()> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: takes a number only.
+    cvt(unsafe { libc::syncfs(file.as_raw_fd()) }).map(|_| ())
 }
 
 /// A file without a name, holding `data`, read from its start.

@@ -120,7 +120,7 @@ pub struct LinuxSandboxConfig {
     /// `/skiff/<sandbox id>`. Made if missing.
     pub cgroup_parent: String,
     pub namespaces: NamespaceOptions,
-    /// Names with dots, e.g. `net.ipv4.ip_unprivileged_port_start`; only namespaced ones work.
+    /// Names with dots, e.g. `net.ipv4.ip_unprivileged_port_start`; those that are not the sandbox's own are refused.
     pub sysctls: BTreeMap<String, String>,
     pub security_context: SandboxSecurityContext,
 }
@@ -290,7 +290,7 @@ pub struct SecurityContext {
     pub add_capabilities: Vec<String>,
     pub drop_capabilities: Vec<String>,
     pub run_as_user: Option<u32>,
-    /// Only with `run_as_user` or `run_as_username`.
+    /// Instead of the group that /etc/passwd or the image names for the user.
     pub run_as_group: Option<u32>,
     /// A name from the image's /etc/passwd; `run_as_user` wins. Neither: the image's user.
     pub run_as_username: String,

@@ -41,7 +41,7 @@ fn busybox(tag: &str, config: &str) -> Vec<u8> {
     for name in [
         "sh", "echo", "cat", "sleep", "env", "id", "ls", "true", "hostname", "mount", "ps", "nc",
         "wc", "stty", "mkdir", "grep", "head", "tail", "kill", "dd", "ip", "unshare", "seq",
-        "touch",
+        "touch", "mknod",
     ] {
         let mut h = tar::Header::new_gnu();
         h.set_entry_type(tar::EntryType::Symlink);
@@ -388,6 +388,42 @@ async fn mounts_are_seen_as_asked() {
         assert!(log.contains(want), "{want:?} in\n{log}");
     }
     assert!(host.join("new").exists());
+
+    // Device nodes work in /dev alone, and only the usual ones there.
+    let node = |name: &str, minor| {
+        let path = std::ffi::CString::new(host.join(name).to_str().unwrap()).unwrap();
+        let device = libc::makedev(1, minor);
+        // SAFETY: a terminated string and numbers.
+        let made = unsafe { libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o666, device) };
+        assert_eq!(made, 0);
+    };
+    node("null", 3);
+    node("kmsg", 11);
+    let script = "echo x > /v/null; echo x > /single && echo single; mknod /null c 1 3; echo x > /null; \
+        mknod /dev/kmsg c 1 11 && head -c 1 /dev/kmsg; grep -c nodev /proc/self/mounts; touch /ro";
+    for readonly in [false, true] {
+        let log = n
+            .output(&s, &format!("d{readonly}"), script, |c| {
+                c.linux.security_context.readonly_rootfs = readonly;
+                c.mounts = vec![
+                    mount("/v", host.clone(), false),
+                    mount("/single", "/dev/null".into(), false),
+                ];
+            })
+            .await;
+        for want in [
+            "can't create /v/null: Permission denied",
+            "stdout F single",
+            "/dev/kmsg: Operation not permitted",
+            if readonly {
+                "/ro: Read-only"
+            } else {
+                "can't create /null: Permission denied"
+            },
+        ] {
+            assert!(log.contains(want), "{want:?} in\n{log}");
+        }
+    }
     n.end().await;
 }
 
@@ -554,6 +590,38 @@ async fn containers_outlive_the_runtime_and_are_adopted() {
 }
 
 #[tokio::test]
+async fn records_that_cannot_be_read_are_kept() {
+    let n = Node::new().await;
+    let s = n.sandbox().await;
+    let c = n.run(&s, "c", "sleep 1000", |_| ()).await;
+    let state = n.dir.path().join("s");
+    for file in [
+        state.join("c").join(c.as_str()).join("container.json"),
+        state.join("s").join(s.as_str()).join("sandbox.json"),
+    ] {
+        let good = fs::read(&file).unwrap();
+        fs::write(&file, &good[..good.len() / 2]).unwrap();
+        let error = match Embedded::open(options(n.dir.path(), &n.cgroup)).await {
+            Ok(_) => panic!("{} was taken", file.display()),
+            Err(error) => error.to_string(),
+        };
+        assert!(error.contains(file.to_str().unwrap()), "{error}");
+        fs::write(&file, &good).unwrap();
+    }
+    // What has no record yet was never told of.
+    let unfinished = state.join("c/unfinished");
+    fs::create_dir(&unfinished).unwrap();
+    let reopened = Embedded::open(options(n.dir.path(), &n.cgroup))
+        .await
+        .unwrap();
+    let status = reopened.container_status(&c).await.unwrap();
+    assert_eq!(status.state, ContainerState::Running);
+    assert!(!unfinished.exists());
+    drop(reopened);
+    n.end().await;
+}
+
+#[tokio::test]
 async fn killing_the_owner_leaves_its_containers() {
     let mut n = Node::new().await;
     let mut owner = tokio::process::Command::new(env!("CARGO_BIN_EXE_runtime-node"))
@@ -705,6 +773,10 @@ async fn commands_run_inside() {
         matches!(&error, Error::Start { message, exit_code: 127 } if message.contains("exec: \"nope\": executable file not found in $PATH")),
         "{error:?}"
     );
+    let out = n
+        .sh(&c, "dd if=/dev/zero bs=100000 count=10 2>/dev/null")
+        .await;
+    assert_eq!(out.len(), 16 << 10, "more is read, but not kept");
     let limit = Some(Duration::from_millis(200));
     assert!(matches!(
         n.runtime.exec_sync(&c, words("sleep 77"), limit).await,
@@ -858,6 +930,13 @@ async fn attaching_and_rotating_logs() {
 #[tokio::test]
 async fn usage_and_limits_are_read_and_changed() {
     let n = Node::new().await;
+    let mut of_the_node = SandboxConfig::default();
+    let name = "vm.swappiness".to_owned();
+    of_the_node.linux.sysctls.insert(name, "61".into());
+    assert!(matches!(
+        n.runtime.run_pod_sandbox(of_the_node).await,
+        Err(Error::InvalidArgument(why)) if why.contains("vm.swappiness")
+    ));
     let s = n
         .sandbox_with(|c| {
             c.linux
@@ -935,7 +1014,38 @@ async fn damaged_and_hostile_images_are_refused() {
     let images = import(packed.finish().unwrap()).await.unwrap();
     assert_eq!(images[0].repo_tags, ["docker.io/library/evil:1"]);
     assert!(n.runtime.image_status("evil:1").await.unwrap().is_some());
+    // A layer may be named twice.
+    let mut unpacked = tar::Archive::new(&good[..]);
+    let mut twice = tar::Builder::new(Vec::new());
+    for entry in unpacked.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let mut data = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut data).unwrap();
+        let text = |data: &[u8]| String::from_utf8(data.to_vec()).unwrap();
+        if path == Path::new("manifest.json") {
+            let two = r#"["l/layer.tar","l/layer.tar"]"#;
+            data = text(&data)
+                .replace(r#"["l/layer.tar"]"#, two)
+                .replace("evil", "twice")
+                .into_bytes();
+        } else if path == Path::new("config.json") {
+            let text = text(&data);
+            let at = text.find("\"sha256:").unwrap();
+            let id = text[at..at + 73].to_owned();
+            data = text.replace(&id, &format!("{id},{id}")).into_bytes();
+        }
+        let mut h = tar::Header::new_gnu();
+        h.set_mode(0o644);
+        h.set_size(data.len() as u64);
+        h.set_cksum();
+        twice.append_data(&mut h, path, &data[..]).unwrap();
+    }
+    let before = images[0].size;
     n.runtime.remove_image("evil:1").await.unwrap();
+    let images = import(twice.into_inner().unwrap()).await.unwrap();
+    assert_eq!(images[0].size, 2 * before);
+    n.runtime.remove_image("twice:1").await.unwrap();
     assert!(n.runtime.image_status("evil:1").await.unwrap().is_none());
     assert_eq!(
         fs::read_dir(n.dir.path().join("root/layers"))

@@ -100,8 +100,8 @@ pub struct Embedded {
 
 /// How many events a slow reader may be behind.
 const EVENTS: usize = 4096;
-/// Of each stream of an [`ExecSync`].
-const MAX_OUTPUT: usize = 16 << 20;
+/// Of each stream of an [`ExecSync`]. Probes and hooks show 10 KiB.
+const MAX_OUTPUT: usize = 16 << 10;
 /// How long the kernel may take to end a process after KILL (disk waits) before that is an error.
 const KILL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a launcher may take.
@@ -118,6 +118,23 @@ fn remove_tree(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Reads what [`save`] wrote; `None` if there is no such file.
+///
+/// Only that means that the creation of what it is about was never answered. A file that can't be understood may be about
+/// something that runs, so it is not for us to clear away.
+fn load<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.attempt(|| format!("reading {}", path.display()))?,
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|e| {
+        Error::FailedPrecondition(format!(
+            "{} is damaged ({e}): end what it is about, and move it away",
+            path.display()
+        ))
+    })
 }
 
 fn save<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {
@@ -301,7 +318,8 @@ impl Embedded {
     /// Opens the runtime and adopts what a previous process left running. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When a directory can't be made, no cgroup hierarchy is mounted, or the image index is damaged.
+    /// When a directory can't be made, no cgroup hierarchy is mounted, or the image index or the record of a container or sandbox is
+    /// damaged.
     pub async fn open(options: Options) -> Result<Arc<Self>> {
         if options.state.as_os_str().len() > 60 {
             return Err(Error::InvalidArgument(format!(
@@ -338,15 +356,12 @@ impl Embedded {
 
     async fn adopt(&self) -> Result<()> {
         let names = |dir: PathBuf| -> Result<Vec<PathBuf>> {
-            let entries = fs::read_dir(&dir).attempt(|| format!("reading {}", dir.display()))?;
-            Ok(entries.flatten().map(|e| e.path()).collect())
+            let reading = || format!("reading {}", dir.display());
+            let entries = fs::read_dir(&dir).attempt(reading)?;
+            entries.map(|e| Ok(e.attempt(reading)?.path())).collect()
         };
         for dir in names(self.options.state.join("c"))? {
-            let record = fs::read(dir.join("container.json"))
-                .ok()
-                .and_then(|t| serde_json::from_slice(&t).ok());
-            // Without a record its creation was never answered.
-            let Some(record): Option<ContainerRecord> = record else {
+            let Some(record) = load::<ContainerRecord>(&dir.join("container.json"))? else {
                 remove_tree(&dir)?;
                 continue;
             };
@@ -372,10 +387,7 @@ impl Embedded {
             }
         }
         for dir in names(self.options.state.join("s"))? {
-            let record = fs::read(dir.join("sandbox.json"))
-                .ok()
-                .and_then(|t| serde_json::from_slice(&t).ok());
-            let Some(record): Option<SandboxRecord> = record else {
+            let Some(record) = load::<SandboxRecord>(&dir.join("sandbox.json"))? else {
                 remove_tree(&dir)?;
                 continue;
             };
@@ -823,6 +835,7 @@ impl Runtime for Embedded {
     }
     async fn run_pod_sandbox(&self, config: SandboxConfig) -> Result<SandboxId> {
         let linux = &config.linux;
+        crate::sysctl::check(linux)?;
         let id = SandboxId::from(self.new_id());
         let cgroup_parent = match linux.cgroup_parent.trim_matches('/') {
             "" => format!("skiff/{id}"),
@@ -1388,11 +1401,9 @@ impl Embedded {
             let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
             devices.push(format!("{kind} {major}:{minor} {}", d.permissions));
         }
-        self.cgroups.restrict_devices(
-            cgroup,
-            config.linux.security_context.privileged,
-            &devices,
-        )?;
+        if !config.linux.security_context.privileged && self.cgroups.filters_devices() {
+            self.cgroups.restrict_devices(cgroup, &devices)?;
+        }
         let mut flags = 0;
         for (set, flag) in [
             (config.tty, protocol::START_TTY),

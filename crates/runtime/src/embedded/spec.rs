@@ -74,7 +74,8 @@ fn capability(name: &str) -> Result<u64> {
         .ok_or_else(|| Error::InvalidArgument(format!("unknown capability {name:?}")))
 }
 
-/// The capabilities of a container; `mknod` says whether device access is restricted otherwise.
+/// The capabilities of a container; `mknod` says whether device access is restricted otherwise: with neither, a node for
+/// the machine's disk would be one command away.
 pub(super) fn capabilities(config: &ContainerConfig, mknod: bool) -> Result<u64> {
     let all = (1_u64 << CAPABILITIES.len()) - 1;
     let security = &config.linux.security_context;
@@ -97,6 +98,11 @@ pub(super) fn capabilities(config: &ContainerConfig, mknod: bool) -> Result<u64>
     }
     for name in security.drop_capabilities.iter().filter(|c| !is_all(c)) {
         set &= !capability(name)?;
+    }
+    if !mknod && set & capability("MKNOD")? != 0 {
+        return Err(Error::FailedPrecondition(
+            "MKNOD needs a device filter, which this machine does not offer; drop it, or run privileged".into(),
+        ));
     }
     Ok(set)
 }
@@ -141,10 +147,9 @@ pub(super) fn process(
         SeccompProfile::RuntimeDefault => Some(seccomp::runtime_default(capabilities)),
         SeccompProfile::Localhost(path) => Some(seccomp::localhost(&profile(path)?)?),
     };
-    let user = match (security.run_as_user, security.run_as_username.as_str()) {
-        (Some(uid), _) => uid.to_string(),
-        (None, "") => image.user.clone(),
-        (None, name) => name.to_owned(),
+    let user = match security.run_as_username.as_str() {
+        "" => image.user.clone(),
+        name => name.to_owned(),
     };
     Ok(ProcessSpec {
         args,
@@ -155,6 +160,7 @@ pub(super) fn process(
             .map_or("/".into(), Clone::clone),
         tty: config.tty,
         privileged: security.privileged,
+        uid: security.run_as_user,
         user,
         run_as_group: security.run_as_group,
         supplemental_groups: security.supplemental_groups.clone(),
@@ -240,6 +246,9 @@ mod tests {
         config.linux.security_context.drop_capabilities = vec!["ALL".into()];
         config.linux.security_context.add_capabilities = vec!["NET_ADMIN".into()];
         assert_eq!(capabilities(&config, true).unwrap(), 1 << 12);
+        config.linux.security_context.add_capabilities = vec!["MKNOD".into()];
+        assert!(capabilities(&config, true).is_ok());
+        assert!(capabilities(&config, false).is_err());
         config.linux.security_context.add_capabilities = vec!["NOPE".into()];
         assert!(capabilities(&config, true).is_err());
     }

@@ -259,12 +259,27 @@ impl Images {
         }
         let mut names = Vec::new();
         let mut size = 0;
+        let mut staged: BTreeMap<String, u64> = BTreeMap::new();
         for (path, diff_id) in layers.iter().zip(&parsed.rootfs.diff_ids) {
-            let (name, bytes) = self.add_layer(work, path, diff_id)?;
+            let digits = layer_digits(diff_id)?;
+            let name = digits[..32].to_owned();
+            size += match (staged.get(&name).copied(), self.layer_size(&name)) {
+                (Some(bytes), _) | (None, Some(bytes)) => bytes,
+                (None, None) => {
+                    let bytes = self.stage_layer(work, path, digits)?;
+                    staged.insert(name.clone(), bytes);
+                    bytes
+                }
+            };
             names.push(name);
-            size += bytes;
         }
         fs::write(self.blob(&id)?, &text).attempt(|| format!("writing config {id}"))?;
+        // A layer under its own name is taken to be whole, and an image in the index to be there, also after the power failed.
+        crate::sys::sync_file_system(&self.root)
+            .attempt(|| format!("writing {} out", self.root.display()))?;
+        for name in staged.keys() {
+            self.place_layer(work, name)?;
+        }
         let defaults = parsed.config.unwrap_or_default();
         let mut entries = self.entries();
         let mut next = entries.clone();
@@ -294,19 +309,15 @@ impl Images {
         Ok(image)
     }
 
-    /// Unpacks a layer unless it is there; checks that it is what `diff_id` says.
-    fn add_layer(&self, work: &Path, path: &Path, diff_id: &str) -> Result<(String, u64)> {
-        let digits = diff_id.strip_prefix("sha256:").unwrap_or_default();
-        if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(bad(format!("malformed diff id {diff_id:?}")));
-        }
-        let name = digits[..32].to_owned();
-        let target = self.layers_dir().join(&name);
-        let sizes = target.join("size");
-        if let Ok(text) = fs::read_to_string(&sizes) {
-            return Ok((name, text.trim().parse().unwrap_or(0)));
-        }
-        let staged = work.join(format!("layer-{name}"));
+    /// The bytes of a layer that is there.
+    fn layer_size(&self, name: &str) -> Option<u64> {
+        let text = fs::read_to_string(self.layers_dir().join(name).join("size")).ok()?;
+        text.trim().parse().ok()
+    }
+
+    /// Unpacks a layer below `work`; checks that its digest is `digits`. The number of its bytes.
+    fn stage_layer(&self, work: &Path, path: &Path, digits: &str) -> Result<u64> {
+        let staged = work.join(format!("layer-{}", &digits[..32]));
         fs::create_dir_all(staged.join("fs")).attempt(|| format!("making {}", staged.display()))?;
         let file = File::open(path).attempt(|| format!("opening layer {}", path.display()))?;
         let mut hashing = Hashing {
@@ -320,21 +331,34 @@ impl Images {
         let actual = hex(&hashing.hash.finalize());
         if actual != digits {
             return Err(bad(format!(
-                "layer {} has digest sha256:{actual}, not {diff_id}",
+                "layer {} has digest sha256:{actual}, not sha256:{digits}",
                 path.display()
             )));
         }
         fs::write(staged.join("size"), bytes.to_string())
             .attempt(|| "writing a layer's size".into())?;
+        Ok(bytes)
+    }
+
+    /// Gives a staged layer its own name.
+    fn place_layer(&self, work: &Path, name: &str) -> Result<()> {
+        let staged = work.join(format!("layer-{name}"));
+        let target = self.layers_dir().join(name);
         match fs::remove_dir_all(&target) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(e).attempt(|| "replacing a layer".into());
             }
             _ => {}
         }
-        fs::rename(&staged, &target).attempt(|| format!("placing layer {name}"))?;
-        Ok((name, bytes))
+        fs::rename(&staged, &target).attempt(|| format!("placing layer {name}"))
     }
+}
+
+fn layer_digits(diff_id: &str) -> Result<&str> {
+    diff_id
+        .strip_prefix("sha256:")
+        .filter(|d| d.len() == 64 && d.bytes().all(|b| b.is_ascii_hexdigit()))
+        .ok_or_else(|| bad(format!("malformed diff id {diff_id:?}")))
 }
 
 struct Hashing {

@@ -224,24 +224,21 @@ fn one<R: Read>(
             })
             .map(|_| 0);
         }
-        T::Char | T::Block | T::Fifo => {
+        T::Fifo => {
             clear(&dir, &name)?;
-            let (format, device) = match kind {
-                T::Fifo => (libc::S_IFIFO, 0),
-                _ => (
-                    if kind == T::Char {
-                        libc::S_IFCHR
-                    } else {
-                        libc::S_IFBLK
-                    },
-                    libc::makedev(
-                        header.device_major()?.unwrap_or(0),
-                        header.device_minor()?.unwrap_or(0),
-                    ),
-                ),
-            };
             // SAFETY: see above.
-            sys::cvt(unsafe { libc::mknodat(at, name.as_ptr(), format | mode, device) })?;
+            sys::cvt(unsafe { libc::mknodat(at, name.as_ptr(), libc::S_IFIFO | mode, 0) })?;
+        }
+        T::Char | T::Block => {
+            clear(&dir, &name)?;
+            let numbers = (header.device_major()?, header.device_minor()?);
+            if kind == T::Block || numbers != (Some(0), Some(0)) {
+                // No image has a say over which of the machine's devices there are in a container.
+                return Ok(0);
+            }
+            // What overlayfs itself calls a whiteout.
+            // SAFETY: see above.
+            sys::cvt(unsafe { libc::mknodat(at, name.as_ptr(), libc::S_IFCHR | mode, 0) })?;
         }
         _ => return Ok(0),
     }
