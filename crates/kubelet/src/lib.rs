@@ -183,7 +183,12 @@ pub async fn start(options: Options) -> Result<(), Error> {
         });
         let orphans =
             std::mem::take(&mut *inventory.lock().unwrap_or_else(PoisonError::into_inner));
-        orphans.remove(&node).await;
+        // One of them may belong to a Pod that could not be read.
+        if pods.is_complete() {
+            orphans.remove(&node).await;
+        } else {
+            tracing::error!("some Pods cannot be read: what no Pod seems to own is left alone");
+        }
     }));
     Ok(())
 }
