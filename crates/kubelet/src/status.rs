@@ -399,6 +399,16 @@ pub fn compute(pod: &Pod, seen: &Observed, plan: &Plan, facts: &Facts<'_>) -> Va
             status[key] = list.into();
         }
     }
+    if seen.ended.is_some() && seen.sandbox.is_none() && seen.containers.is_empty() {
+        // Nothing of it ever was here: its own reason is all there is to tell. A merge keeps what is not named.
+        for list in [
+            "containerStatuses",
+            "initContainerStatuses",
+            "ephemeralContainerStatuses",
+        ] {
+            status[list] = Value::Null;
+        }
+    }
     if let Some(first) = facts.pod_ips.first() {
         status["podIP"] = first.to_string().into();
         // The list is merged by address: the ones it had before must be named to go.
@@ -427,6 +437,30 @@ pub fn compute(pod: &Pod, seen: &Observed, plan: &Plan, facts: &Facts<'_>) -> Va
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_pod_tells_nothing_but_why() {
+        let now = Timestamp::from_second(1_767_225_600).unwrap();
+        let pod: Pod = serde_json::from_value(json!({
+            "spec": {"hostUsers": false, "containers": [{"name": "c", "image": "i"}]},
+        }))
+        .unwrap();
+        let seen = Observed {
+            ended: crate::admit::refusal(&pod, false),
+            ..Observed::default()
+        };
+        let facts = Facts {
+            host_ip: [10, 0, 0, 1].into(),
+            pod_ips: &[],
+            messages: &BTreeMap::new(),
+            now,
+        };
+        let plan = crate::plan::plan(&pod, &seen, now);
+        let status = compute(&pod, &seen, &plan, &facts);
+        assert_eq!(status["phase"], "Failed");
+        assert_eq!(status["reason"], "UserNamespacesNotSupported");
+        assert!(status["containerStatuses"].is_null());
+    }
 
     #[test]
     fn what_the_api_knows_outlives_the_runtime() {
