@@ -96,7 +96,7 @@ impl Running {
                 .hint("run as root, or choose another --data-dir")
         })?;
         let file = std::fs::File::create(&path).map_err(fail)?;
-        match file.try_lock() {
+        match lock_soon(&file) {
             Ok(()) => Ok(Self(file)),
             Err(std::fs::TryLockError::WouldBlock) => Err(Failure::new(format!(
                 "a {command} is running with {}",
@@ -106,6 +106,23 @@ impl Running {
             Err(std::fs::TryLockError::Error(e)) => Err(fail(e)),
         }
     }
+}
+
+/// Locks a file. Whoever was just killed gets a moment to be gone: the kernel takes its locks away last.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing else runs before the directory is ours"
+)]
+fn lock_soon(file: &std::fs::File) -> Result<(), std::fs::TryLockError> {
+    for _ in 0..20 {
+        match file.try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) => {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            done => return done,
+        }
+    }
+    file.try_lock()
 }
 
 /// The embedded runtime's view of the Pod network.

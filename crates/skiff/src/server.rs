@@ -81,13 +81,7 @@ pub struct Settings {
     log_json: bool,
 }
 
-const PARTS: [&str; 5] = [
-    "kubelet",
-    "proxy",
-    "dns",
-    "scheduler",
-    "controller-manager",
-];
+const PARTS: [&str; 5] = ["kubelet", "proxy", "dns", "scheduler", "controller-manager"];
 
 /// Reads `10.42.0.0/16`.
 ///
