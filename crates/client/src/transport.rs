@@ -1,7 +1,7 @@
 //! How a request reaches the API server: a call inside the process, or HTTPS.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::header::USER_AGENT;
 use http::{HeaderValue, Request, Response};
@@ -9,7 +9,7 @@ use http_body_util::BodyExt as _;
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use skiff_http::{Body, Handler};
+use skiff_http::{Body, Handler, body};
 
 use crate::Error;
 
@@ -97,9 +97,44 @@ pub struct HttpsConfig {
     pub agent: &'static str,
 }
 
+type Https = HyperClient<hyper_rustls::HttpsConnector<HttpConnector>, Body>;
+
+/// Watches that share a connection. A server bounds a connection's streams (ours and upstream's at 100), and what does not fit
+/// waits until a watch ends.
+const WATCHES_EACH: usize = 64;
+
+/// Connections for watches only, so that they never keep other requests waiting.
+struct Watching {
+    make: Box<dyn Fn() -> Https + Send + Sync>,
+    /// Each with a token that its watches hold.
+    open: Mutex<Vec<(Https, Arc<()>)>>,
+}
+
+impl Watching {
+    /// A client with room for one more watch, and what the watch holds.
+    fn room(&self) -> (Https, Arc<()>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = open
+            .iter()
+            .find(|(_, token)| Arc::strong_count(token) <= WATCHES_EACH);
+        if let Some((client, token)) = free {
+            return (client.clone(), token.clone());
+        }
+        let (client, token) = ((self.make)(), Arc::new(()));
+        open.push((client.clone(), token.clone()));
+        (client, token)
+    }
+}
+
+fn is_watch(uri: &http::Uri) -> bool {
+    let mut parameters = uri.query().unwrap_or("").split('&');
+    parameters.any(|p| matches!(p, "watch=true" | "watch=1"))
+}
+
 /// Speaks HTTPS to one server, over few connections (HTTP/2).
 pub struct HttpsTransport {
-    client: HyperClient<hyper_rustls::HttpsConnector<HttpConnector>, Body>,
+    client: Https,
+    watching: Watching,
     config: HttpsConfig,
 }
 
@@ -128,13 +163,22 @@ impl HttpsTransport {
             .enable_http1()
             .enable_http2()
             .wrap_connector(tcp);
-        let client = HyperClient::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .timer(TokioTimer::new())
-            .http2_keep_alive_interval(std::time::Duration::from_secs(30))
-            .http2_keep_alive_timeout(std::time::Duration::from_secs(15))
-            .build(connector);
-        Ok(Self { client, config })
+        let make = move || {
+            HyperClient::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .timer(TokioTimer::new())
+                .http2_keep_alive_interval(std::time::Duration::from_secs(30))
+                .http2_keep_alive_timeout(std::time::Duration::from_secs(15))
+                .build(connector.clone())
+        };
+        Ok(Self {
+            client: make(),
+            watching: Watching {
+                make: Box::new(make),
+                open: Mutex::default(),
+            },
+            config,
+        })
     }
 }
 
@@ -173,7 +217,13 @@ impl Transport for HttpsTransport {
                 .headers_mut()
                 .insert(http::header::AUTHORIZATION, value);
         }
-        let answer = self.client.request(request).await.map_err(|e| {
+        let (client, held) = if is_watch(request.uri()) {
+            let (client, token) = self.watching.room();
+            (client, Some(token))
+        } else {
+            (self.client.clone(), None)
+        };
+        let answer = client.request(request).await.map_err(|e| {
             let mut text = e.to_string();
             let mut source = std::error::Error::source(&e);
             while let Some(cause) = source {
@@ -182,6 +232,45 @@ impl Transport for HttpsTransport {
             }
             fail(&text)
         })?;
-        Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
+        Ok(answer.map(|body| {
+            let body = body.map_err(Into::into).boxed_unsync();
+            match held {
+                Some(token) => body::holding(body, token),
+                None => body,
+            }
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn watches_spread_over_connections_and_give_their_room_back() {
+        let ca = pki::Authority::generate("test", world::World::seeded(1).now()).unwrap();
+        let config = HttpsConfig {
+            server: "https://192.0.2.1:6443".into(),
+            ca: ca.cert_pem.clone(),
+            ..HttpsConfig::default()
+        };
+        let transport = HttpsTransport::new(config).unwrap();
+        let open = || transport.watching.open.lock().unwrap().len();
+        let mut held: Vec<_> = (0..WATCHES_EACH)
+            .map(|_| transport.watching.room())
+            .collect();
+        assert_eq!(open(), 1);
+        held.push(transport.watching.room());
+        assert_eq!(open(), 2);
+        held.drain(..10);
+        held.extend((0..10).map(|_| transport.watching.room()));
+        assert_eq!(open(), 2);
+    }
+
+    #[test]
+    fn watches_are_told_by_their_query() {
+        let is = |uri: &'static str| is_watch(&http::Uri::from_static(uri));
+        assert!(is("/api/v1/pods?a=b&watch=true") && is("/api/v1/pods?watch=1"));
+        assert!(!is("/api/v1/pods") && !is("/api/v1/pods?watch=false"));
     }
 }

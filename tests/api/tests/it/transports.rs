@@ -96,3 +96,23 @@ async fn the_verbs_over_https() {
     let server = Server::start().await;
     the_verbs(&server.https().await).await;
 }
+
+#[tokio::test]
+async fn many_watches_keep_no_request_waiting() {
+    let server = Server::start().await;
+    let client = server.https().await;
+    let path = format!("{}?watch=true", CONFIG_MAPS.path("default", "", ""));
+    // More than one connection may carry.
+    let mut watches = Vec::new();
+    for _ in 0..150 {
+        watches.push(client.watch(&path).await.unwrap());
+    }
+    let object = json!({"metadata": {"name": "a"}});
+    let made = client.create::<Value>(&CONFIG_MAPS, "default", &object);
+    let made = tokio::time::timeout(std::time::Duration::from_secs(10), made).await;
+    made.expect("there is room").unwrap();
+    for mut watch in watches {
+        let event = watch.next_line().await.unwrap().unwrap();
+        assert!(std::str::from_utf8(&event).unwrap().contains("ADDED"));
+    }
+}
