@@ -22,6 +22,7 @@ pub mod request;
 mod resource;
 pub mod reviews;
 pub mod subresource;
+pub mod trace;
 pub mod user;
 mod websocket;
 
@@ -40,6 +41,7 @@ use pki::TokenKey;
 use skiff_http::{Body, Cut, Handler, body, upgrade};
 use store::Store;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use world::metrics::Counter;
 use world::{Shutdown, World};
 
@@ -80,6 +82,8 @@ pub struct Options {
     /// Where Pods reach this API server.
     pub advertise: SocketAddr,
     pub shutdown: Shutdown,
+    /// How a request's span joins its sender's trace; `None`: no spans are made.
+    pub tracing: Option<trace::Join>,
 }
 
 /// An API server, ready to answer.
@@ -109,6 +113,7 @@ pub struct Core {
     /// Objects encoded to be stored.
     encodes: Counter,
     openapi: std::sync::OnceLock<api::openapi::OpenApi>,
+    tracing: Option<trace::Join>,
 }
 
 impl Core {
@@ -156,7 +161,12 @@ impl ApiServer {
             services,
             advertise,
             shutdown,
+            tracing,
         } = options;
+        let store = match tracing {
+            Some(_) => Arc::new(trace::TracedStore(store)),
+            None => store,
+        };
         let rbac = Rbac::start(store.clone(), &shutdown)
             .await
             .map_err(registry::store_status)?;
@@ -197,6 +207,7 @@ impl ApiServer {
             advertise,
             ready: AtomicBool::new(false),
             openapi: std::sync::OnceLock::new(),
+            tracing,
         });
         bootstrap::run(&core, advertise).await?;
         core.ready.store(true, Ordering::Release);
@@ -326,7 +337,7 @@ fn read_until(
     answer.map(|all| body::holding(all, done.drop_guard()))
 }
 
-/// Authenticates, authorizes and answers.
+/// Authenticates and answers what is permitted.
 async fn permitted(
     core: Arc<Core>,
     info: RequestInfo,
@@ -338,13 +349,33 @@ async fn permitted(
         .authenticate(&head, core.world.now())
         .await?;
     let user = impersonation::impersonated(&core, user, &head.headers).await?;
-    let attributes = Attributes::of(&info);
-    let mut needed = vec![attributes];
-    if info.opens_connection(&head.headers) {
+    let request = Request::from_parts(head, request_body);
+    let Some(join) = core.tracing else {
+        return authorized(&core, user, &info, request).await;
+    };
+    let span = trace::request(&info, request.method(), request.headers(), &user, join);
+    let answered = authorized(&core, user, &info, request);
+    let answered = answered.instrument(span.clone()).await;
+    let code = answered
+        .as_ref()
+        .map_or_else(|s| s.code, |a| a.status().as_u16());
+    trace::answered(&span, code);
+    answered
+}
+
+/// Authorizes and answers.
+async fn authorized(
+    core: &Arc<Core>,
+    user: user::User,
+    info: &RequestInfo,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let mut needed = vec![Attributes::of(info)];
+    if info.opens_connection(request.headers()) {
         // A WebSocket begins with a GET; who may only read opens none (KEP-4006).
         needed.push(Attributes {
             verb: "create".into(),
-            ..Attributes::of(&info)
+            ..Attributes::of(info)
         });
     }
     for attributes in needed {
@@ -353,20 +384,14 @@ async fn permitted(
         }
     }
     if !info.is_resource() {
-        return health::serve(&core, &info, &head.headers).await;
+        return health::serve(core, info, request.headers()).await;
     }
     let context = Context {
         user,
-        agent: registry::managed::agent(&head.headers),
+        agent: registry::managed::agent(request.headers()),
         warnings: std::sync::Mutex::default(),
     };
-    let mut response = resource::serve(
-        &core,
-        &context,
-        &info,
-        Request::from_parts(head, request_body),
-    )
-    .await?;
+    let mut response = resource::serve(core, &context, info, request).await?;
     let warnings = context
         .warnings
         .into_inner()

@@ -177,7 +177,7 @@ pub struct ControllersFlags {
 impl Connection {
     /// Logs from now on, and reads the kubeconfig. `agent` is upstream's name of the component.
     fn open(&self, agent: &'static str) -> Result<(HttpsConfig, Client), Failure> {
-        logging::start(self.log_json);
+        logging::start(self.log_json, None);
         let mut config = client::kubeconfig::read(&self.kubeconfig).map_err(|e| {
             Failure::usage(e).hint("--kubeconfig names the file with server and credentials")
         })?;

@@ -8,6 +8,7 @@ mod image;
 mod logging;
 mod parts;
 mod server;
+mod traces;
 mod uninstall;
 
 use std::path::PathBuf;

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use world::{Shutdown, World};
 
 use crate::parts::Site;
-use crate::{Common, Failure, config, logging, parts};
+use crate::{Common, Failure, config, logging, parts, traces};
 
 /// The flags of `skiff server`; the configuration file has the same names.
 #[derive(Args, Clone, Debug, Default)]
@@ -63,6 +63,9 @@ pub struct Flags {
     /// Log JSON
     #[arg(long)]
     log_json: Option<bool>,
+    /// Where traces of the API server's requests go: a TracingConfiguration
+    #[arg(long)]
+    tracing_config_file: Option<PathBuf>,
 }
 
 /// What the flags and the configuration file say together.
@@ -79,6 +82,7 @@ pub struct Settings {
     pub kubelet_port: u16,
     kubelet_ca: Option<PathBuf>,
     log_json: bool,
+    tracing: Option<traces::Configuration>,
 }
 
 const PARTS: [&str; 5] = ["kubelet", "proxy", "dns", "scheduler", "controller-manager"];
@@ -225,6 +229,11 @@ impl Settings {
                 .log_json
                 .or(parse("log-json", take("log-json"))?)
                 .unwrap_or(false),
+            tracing: flags
+                .tracing_config_file
+                .or(take("tracing-config-file").map(PathBuf::from))
+                .map(|path| traces::Configuration::read(&path))
+                .transpose()?,
         };
         for known in ["data-dir", "config"] {
             take(known);
@@ -265,9 +274,20 @@ impl Settings {
 /// What keeps it from starting, and what to do about it.
 pub fn run(common: &Common, flags: Flags) -> Result<(), Failure> {
     let settings = Settings::read(common, flags)?;
-    logging::start(settings.log_json);
-    let _running = parts::Running::claim(&settings.data_dir, "server")?;
-    run_to_the_end(serve(settings))
+    run_to_the_end(async {
+        let provider = settings
+            .tracing
+            .as_ref()
+            .map(traces::provider)
+            .transpose()?;
+        logging::start(settings.log_json, provider.as_ref());
+        let _running = parts::Running::claim(&settings.data_dir, "server")?;
+        let ended = serve(settings).await;
+        if let Some(provider) = provider {
+            traces::finish(provider).await;
+        }
+        ended
+    })
 }
 
 /// Runs what stays in the foreground.
@@ -340,6 +360,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         services: settings.services,
         advertise: SocketAddr::new(settings.advertise.into(), settings.bind.port()),
         shutdown: shutdown.clone(),
+        tracing: settings.tracing.as_ref().map(|_| traces::join as _),
     })
     .await
     .map_err(|e| Failure::new(format!("the API server cannot start: {e}")))?;

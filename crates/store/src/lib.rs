@@ -102,6 +102,16 @@ pub enum Op {
     Delete { key: String },
 }
 
+impl Op {
+    /// The key that it changes.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+}
+
 /// All compares hold, or nothing happens. All ops share one revision.
 #[derive(Debug, Clone, Default)]
 pub struct Txn {

@@ -92,6 +92,7 @@ impl Server {
             },
             advertise: SocketAddr::from(([192, 0, 2, 10], 6443)),
             shutdown: shutdown.clone(),
+            tracing: None,
         })
         .await
         .expect("the API server starts");

@@ -441,8 +441,12 @@ impl Node {
         }
     }
 
+    /// Waits until `done`.
+    ///
+    /// # Panics
+    /// If it takes a minute.
     #[track_caller]
-    fn until(&self, what: &str, done: impl Fn() -> bool) {
+    pub fn until(&self, what: &str, done: impl Fn() -> bool) {
         let begin = Instant::now();
         while !done() {
             if begin.elapsed() > PATIENCE {

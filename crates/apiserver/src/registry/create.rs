@@ -4,11 +4,13 @@ use api::Status;
 use api::facts::Kind;
 use serde_json::Value;
 use store::{Compare, Op};
+use tracing::Instrument as _;
 
 use super::{Context, WriteOptions, Written, codec, key, managed, store_status, unattended};
 use crate::Core;
 use crate::admission::{self, Operation, quota};
 use crate::object::{self, text};
+use crate::trace;
 
 /// The longest part of a generated name that the client gives: upstream's 63 less the suffix.
 const GENERATED_PREFIX: usize = 58;
@@ -100,7 +102,9 @@ impl Core {
             sent.as_ref(),
             options,
         );
-        admission::mutate(self, kind, Operation::Create, &mut value).await?;
+        admission::mutate(self, kind, Operation::Create, &mut value)
+            .instrument(trace::step("mutating admission"))
+            .await?;
         strategy::prepare_create(kind, &mut value);
         strategy::stamp(kind, &mut value, None, self.world.now());
         let name = object::name(&value).to_owned();
@@ -117,6 +121,7 @@ impl Core {
             None,
             "",
         )
+        .instrument(trace::step("validating admission"))
         .await?;
         if let Some(warning) = unattended::warning(kind) {
             context.warn(warning);

@@ -12,6 +12,7 @@ use api::facts::Kind;
 use jiff::SignedDuration;
 use serde_json::Value;
 use store::{Compare, Entry, Op, Outcome, Txn};
+use tracing::Instrument as _;
 
 use super::codec::ContentType;
 use super::update::nothing_holds;
@@ -19,6 +20,7 @@ use super::{Context, codec, store_status};
 use crate::Core;
 use crate::admission::{self, Operation};
 use crate::object::{self, is_deleting, items, text};
+use crate::trace;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -141,6 +143,7 @@ impl Core {
                 Some(&object),
                 "",
             )
+            .instrument(trace::step("validating admission"))
             .await?;
             let Some(marked) = self.mark(kind, &object, options) else {
                 if options.dry_run {

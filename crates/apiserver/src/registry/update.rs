@@ -6,11 +6,13 @@ use api::Status;
 use api::facts::Kind;
 use serde_json::Value;
 use store::{Compare, Entry, Op};
+use tracing::Instrument as _;
 
 use super::{Context, WriteOptions, Written, codec, key, managed, store_status};
 use crate::Core;
 use crate::admission::{self, Operation, quota};
 use crate::object::{self, is_deleting, text};
+use crate::trace;
 
 /// Tries of a change that does not insist on a resourceVersion, when other writers are faster.
 const TRIES: usize = 30;
@@ -88,7 +90,9 @@ impl Core {
             sent.as_ref(),
             options,
         );
-        admission::mutate(self, kind, Operation::Update, &mut new).await?;
+        admission::mutate(self, kind, Operation::Update, &mut new)
+            .instrument(trace::step("mutating admission"))
+            .await?;
         crate::allocate::inherit(kind, &mut new, old);
         if sub.is_some() && admission::certificates::is_request(kind) {
             admission::certificates::stamp_conditions(&mut new, old, self.world.now());
@@ -116,6 +120,7 @@ impl Core {
             Some(old),
             subresource,
         )
+        .instrument(trace::step("validating admission"))
         .await?;
         let write = |new| quota::Write {
             kind,

@@ -40,6 +40,7 @@ impl Cluster {
             },
             advertise: "10.0.0.1:6443".parse().unwrap(),
             shutdown: shutdown.clone(),
+            tracing: None,
         })
         .await
         .unwrap_or_else(|s| panic!("{}", s.message));

@@ -18,3 +18,4 @@ mod libraries;
 mod nodes;
 mod proxy;
 mod shims;
+mod traces;
