@@ -67,6 +67,16 @@ fn take_annotation(object: &mut Value, name: &str) -> Option<Value> {
     serde_json::from_str(text.as_str()?).ok()
 }
 
+/// What somebody wrote into an annotation, as `section`'s `field` in v2: without what v2 does not know, and nothing if a type
+/// is wrong.
+fn fitting(section: &str, field: &str, value: Value) -> Option<Value> {
+    let kind = facts::kind("autoscaling", "v2", "horizontalpodautoscalers")?;
+    let mut object = json!({section: {field: value}});
+    let conformed = api::decode::conform(kind.ty, &mut object);
+    let fits = conformed.errors.is_empty();
+    take(&mut object, &[section], field).filter(|_| fits)
+}
+
 fn annotate(object: &mut Value, name: &str, value: &Value) {
     let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
     if !empty {
@@ -122,14 +132,10 @@ fn autoscaler_to_v1(object: &mut Value) {
 }
 
 fn autoscaler_to_v2(object: &mut Value) {
-    let mut metrics: Vec<Value> = take_annotation(object, METRICS)
-        .map(|m| {
-            items(&m)
-                .iter()
-                .map(|m| metric_to_v2(m, "target"))
-                .collect()
-        })
+    let metrics = take_annotation(object, METRICS)
+        .and_then(|m| fitting("spec", "metrics", metrics_to_v2(&m, "target")))
         .unwrap_or_default();
+    let mut metrics = items(&metrics).to_vec();
     if let Some(target) = take(object, &["spec"], "targetCPUUtilizationPercentage") {
         let cpu = json!({"type": "Resource", "resource": {
             "name": "cpu", "target": {"type": "Utilization", "averageUtilization": target},
@@ -139,19 +145,16 @@ fn autoscaler_to_v2(object: &mut Value) {
     if !metrics.is_empty() {
         object["spec"]["metrics"] = metrics.into();
     }
-    if let Some(behavior) = take_annotation(object, BEHAVIOR) {
+    let behavior = take_annotation(object, BEHAVIOR);
+    if let Some(behavior) = behavior.and_then(|b| fitting("spec", "behavior", b)) {
         object["spec"]["behavior"] = behavior;
     }
     // The raw values are in the annotation, so the percentage alone says less.
     let percentage = take(object, &["status"], "currentCPUUtilizationPercentage");
-    match take_annotation(object, CURRENT_METRICS) {
-        Some(current) => {
-            let current: Vec<Value> = items(&current)
-                .iter()
-                .map(|m| metric_to_v2(m, "current"))
-                .collect();
-            object["status"]["currentMetrics"] = current.into();
-        }
+    let current = take_annotation(object, CURRENT_METRICS)
+        .and_then(|m| fitting("status", "currentMetrics", metrics_to_v2(&m, "current")));
+    match current {
+        Some(current) => object["status"]["currentMetrics"] = current,
         None => {
             if let Some(percentage) = percentage {
                 object["status"]["currentMetrics"] = json!([{"type": "Resource", "resource": {
@@ -160,7 +163,8 @@ fn autoscaler_to_v2(object: &mut Value) {
             }
         }
     }
-    if let Some(conditions) = take_annotation(object, CONDITIONS) {
+    let conditions = take_annotation(object, CONDITIONS);
+    if let Some(conditions) = conditions.and_then(|c| fitting("status", "conditions", c)) {
         object["status"]["conditions"] = conditions;
     }
     object["apiVersion"] = "autoscaling/v2".into();
@@ -278,6 +282,11 @@ fn metric_to_v1(metric: &Value, side: &'static str) -> Value {
     json!({"type": metric["type"], field: out})
 }
 
+fn metrics_to_v2(metrics: &Value, side: &'static str) -> Value {
+    let metrics = items(metrics).iter();
+    metrics.map(|m| metric_to_v2(m, side)).collect()
+}
+
 fn metric_to_v2(metric: &Value, side: &'static str) -> Value {
     let field = source_field(metric);
     let source = &metric[&field];
@@ -347,6 +356,28 @@ mod tests {
         );
         to_stored(kind, &mut object);
         assert_eq!(object, v2);
+    }
+
+    #[test]
+    fn of_what_a_client_wrote_into_annotations_only_what_fits_is_taken() {
+        let kind = facts::kind("autoscaling", "v1", "horizontalpodautoscalers").unwrap();
+        let mut object = json!({"metadata": {"annotations": {
+            METRICS: r#"[{"type0": "Pods", "pods": 3}]"#,
+            BEHAVIOR: r#""much""#,
+            CONDITIONS: r#"[{"type": "AbleToScale", "color": "red"}]"#,
+        }}, "spec": {"targetCPUUtilizationPercentage": 50}});
+        to_stored(kind, &mut object);
+        assert_eq!(object["spec"]["metrics"][0]["resource"]["name"], "cpu");
+        assert!(object["spec"]["behavior"].is_null(), "{object}");
+        assert_eq!(
+            object["status"]["conditions"],
+            json!([{"type": "AbleToScale"}])
+        );
+        assert!(
+            api::decode::conform(stored_as(kind).ty, &mut object)
+                .unknown
+                .is_empty()
+        );
     }
 
     #[test]
