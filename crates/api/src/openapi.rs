@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::{Map, Value, json};
 
@@ -15,11 +15,46 @@ const DESCRIPTIONS: &[u8] = include_bytes!("generated/descriptions.json.zst");
 const APIEXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
+/// What every document depends on besides the kinds in it: the tables, the descriptions and this file.
+#[allow(
+    long_running_const_eval,
+    reason = "a second of compiling, for half a megabyte that the program need not hold"
+)]
+const SOURCE: u64 = {
+    let all = fnv(FNV, include_bytes!("generated/facts.rs"));
+    fnv(fnv(all, DESCRIPTIONS), include_bytes!("openapi.rs"))
+};
+const FNV: u64 = 0xcbf2_9ce4_8422_2325;
+
+const fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
+    let mut at = 0;
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    hash
+}
+
+/// A document as it is kept: compressed.
+struct Packed(Vec<u8>);
+
+impl Packed {
+    fn new(document: &[u8]) -> Self {
+        // Compressing into memory does not fail; if it did, an empty frame would be served.
+        Self(zstd::encode_all(document, 3).unwrap_or_default())
+    }
+
+    fn unpack(&self) -> Vec<u8> {
+        zstd::decode_all(&self.0[..]).unwrap_or_default()
+    }
+}
+
 /// The documents of one server.
 pub struct OpenApi {
     served: fn(&'static Kind) -> bool,
-    v2: OnceLock<Vec<u8>>,
-    v3: Mutex<BTreeMap<(String, String), Vec<u8>>>,
+    v2: OnceLock<Packed>,
+    v2_protobuf: OnceLock<Packed>,
+    v3: Mutex<BTreeMap<(String, String), Arc<Packed>>>,
 }
 
 impl OpenApi {
@@ -29,6 +64,7 @@ impl OpenApi {
         Self {
             served,
             v2: OnceLock::new(),
+            v2_protobuf: OnceLock::new(),
             v3: Mutex::default(),
         }
     }
@@ -44,7 +80,7 @@ impl OpenApi {
         let mut paths = Map::new();
         for (group, version) in self.group_versions() {
             let path = base(group, version);
-            let hash = self.hash(group, version);
+            let hash = self.hash(group, version).unwrap_or_default();
             let address = format!("/openapi/v3{path}?hash={hash}");
             paths.insert(
                 path[1..].to_owned(),
@@ -61,30 +97,32 @@ impl OpenApi {
         all.into_iter().collect()
     }
 
-    /// What a document depends on, as 16 hexadecimal digits: the value of `hash` in its address and its `ETag`.
+    /// What the v3 document of a group and version depends on, as 16 hexadecimal digits: the value of `hash` in its address and
+    /// its `ETag`. `None` if nothing is served there.
     #[must_use]
-    pub fn hash(&self, group: &str, version: &str) -> String {
-        let plurals = self
+    pub fn hash(&self, group: &str, version: &str) -> Option<String> {
+        let kinds = self
             .kinds()
-            .filter(|k| k.group == group && k.version == version)
-            .map(|k| k.plural.as_bytes());
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let all = std::iter::once(DESCRIPTIONS)
-            .chain([group.as_bytes(), version.as_bytes()])
-            .chain(plurals);
-        for byte in all.flatten() {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        format!("{hash:016X}")
+            .filter(|k| k.group == group && k.version == version);
+        let mut plurals = kinds.map(|k| k.plural).peekable();
+        plurals.peek()?;
+        Some(fingerprint([group, version].into_iter().chain(plurals)))
+    }
+
+    /// What the v2 document depends on, in the same form.
+    #[must_use]
+    pub fn v2_hash(&self) -> String {
+        fingerprint(self.kinds().flat_map(|k| [k.group, k.version, k.plural]))
     }
 
     /// `/openapi/v3/apis/{group}/{version}`, as JSON; `None` if nothing is served there.
     #[must_use]
     pub fn v3(&self, group: &str, version: &str) -> Option<Vec<u8>> {
         let key = (group.to_owned(), version.to_owned());
-        let mut kept = self.v3.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(packed) = kept.get(&key) {
-            return zstd::decode_all(&packed[..]).ok();
+        let kept = || self.v3.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = kept().get(&key).cloned();
+        if let Some(packed) = found {
+            return Some(packed.unpack());
         }
         let kinds: Vec<&Kind> = self
             .kinds()
@@ -93,29 +131,35 @@ impl OpenApi {
         if kinds.is_empty() {
             return None;
         }
-        let document = Document::build(&kinds, Version::V3)
-            .to_string()
-            .into_bytes();
-        if let Ok(packed) = zstd::encode_all(&document[..], 3) {
-            kept.insert(key, packed);
-        }
-        Some(document)
+        let document = Document::build(&kinds, Version::V3).to_string();
+        kept().insert(key, Arc::new(Packed::new(document.as_bytes())));
+        Some(document.into_bytes())
     }
 
     /// `/openapi/v2`, as JSON.
     #[must_use]
     pub fn v2(&self) -> Vec<u8> {
-        let make = || {
-            Document::build(&self.kinds().collect::<Vec<_>>(), Version::V2)
-                .to_string()
-                .into_bytes()
-        };
-        let packed = self.v2.get_or_init(|| {
-            let document = make();
-            zstd::encode_all(&document[..], 3).unwrap_or(document)
-        });
-        zstd::decode_all(&packed[..]).unwrap_or_else(|_| packed.clone())
+        let make = || Packed::new(self.v2_document().to_string().as_bytes());
+        self.v2.get_or_init(make).unpack()
     }
+
+    /// `/openapi/v2`, as protobuf.
+    #[must_use]
+    pub fn v2_protobuf(&self) -> Vec<u8> {
+        let make = || Packed::new(&crate::openapi_protobuf::encode(&self.v2_document()));
+        self.v2_protobuf.get_or_init(make).unpack()
+    }
+
+    fn v2_document(&self) -> Value {
+        Document::build(&self.kinds().collect::<Vec<_>>(), Version::V2)
+    }
+}
+
+/// A hash of the schema's sources and of what is picked of them.
+fn fingerprint<'a>(picked: impl Iterator<Item = &'a str>) -> String {
+    // Zero bytes keep `ab`, `c` apart from `a`, `bc`.
+    let hash = picked.fold(SOURCE, |hash, part| fnv(fnv(hash, part.as_bytes()), &[0]));
+    format!("{hash:016X}")
 }
 
 /// The index of v3 for a set of kinds, made anew; see [`OpenApi::v3_index`].

@@ -1,12 +1,15 @@
 //! Discovery: which groups, versions and resources are served. Legacy documents and the aggregated one (KEP-3352).
 
+use std::sync::OnceLock;
+
 use api::Status;
 use api::facts::{KINDS, Kind};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 use serde_json::{Value, json};
-use skiff_http::{Body, body};
+use skiff_http::Body;
 
 use crate::answer;
+use crate::document::{self, Document};
 
 fn served() -> impl Iterator<Item = &'static Kind> {
     KINDS.iter().filter(|k| crate::served(k))
@@ -66,7 +69,8 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     })
 }
 
-fn aggregated(headers: &HeaderMap, core_group: bool) -> Response<Body> {
+/// The aggregated document of the core group or of all others.
+fn aggregated(core_group: bool) -> Document {
     let items: Vec<Value> = groups()
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core_group)
@@ -93,37 +97,7 @@ fn aggregated(headers: &HeaderMap, core_group: bool) -> Response<Body> {
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     })
     .to_string();
-    let etag = format!("\"{}\"", hash(document.as_bytes()));
-    let known = headers
-        .get(http::header::IF_NONE_MATCH)
-        .is_some_and(|v| v.as_bytes() == etag.as_bytes());
-    let mut response = if known {
-        let mut response = Response::new(body::full(""));
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        response
-    } else {
-        answer::json(StatusCode::OK, document)
-    };
-    let out = response.headers_mut();
-    out.insert(
-        http::header::CONTENT_TYPE,
-        http::HeaderValue::from_static(AGGREGATED),
-    );
-    out.insert(http::header::VARY, http::HeaderValue::from_static("Accept"));
-    if let Ok(etag) = etag.parse() {
-        out.insert(http::header::ETAG, etag);
-    }
-    response
-}
-
-/// A short fingerprint of a document.
-#[must_use]
-pub fn hash(bytes: &[u8]) -> String {
-    use sha2::Digest as _;
-    sha2::Sha256::digest(bytes)
-        .iter()
-        .map(|b| format!("{b:02X}"))
-        .collect()
+    Document::new(document)
 }
 
 fn aggregated_resource(kind: &'static Kind) -> Value {
@@ -173,7 +147,7 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
         }
         if kind.stored() {
             use base64::Engine as _;
-            let digest = hash(kind.storage_prefix.as_bytes());
+            let digest = document::hash(kind.storage_prefix.as_bytes());
             let short = base64::engine::general_purpose::STANDARD.encode(&digest.as_bytes()[..8]);
             resource["storageVersionHash"] = short.into();
         }
@@ -209,47 +183,66 @@ fn group_document(group: &str, versions: &[&str]) -> Value {
     json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
 }
 
-/// Answers `/api`, `/apis`, `/api/v1`, `/apis/GROUP` and `/apis/GROUP/VERSION`; `None` for other paths.
-///
-/// # Errors
-/// 404 for groups and versions that are not served.
-pub fn serve(
-    path: &str,
-    headers: &HeaderMap,
-    address: &str,
-) -> Option<Result<Response<Body>, Status>> {
-    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let missing = || Err(Status::no_such_path());
-    let found = |document: Option<Value>| document.map_or_else(missing, |d| Ok(answer::value(&d)));
-    Some(match parts.as_slice() {
-        ["api"] if wants_aggregated(headers) => Ok(aggregated(headers, true)),
-        ["apis"] if wants_aggregated(headers) => Ok(aggregated(headers, false)),
-        ["api"] => Ok(answer::value(&json!({
-            "kind": "APIVersions", "versions": ["v1"],
-            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
-        }))),
-        ["apis"] => {
-            let list: Vec<Value> = groups()
-                .iter()
-                .filter(|(g, _)| !g.is_empty())
-                .map(|(g, versions)| group_document(g, versions))
-                .collect();
-            Ok(answer::value(
-                &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list}),
-            ))
-        }
-        ["api", version] => found(resource_list("", version)),
-        ["apis", group] => {
-            let all = groups();
-            let known = all.iter().find(|(g, _)| g == group && !g.is_empty());
-            found(known.map(|(g, versions)| {
-                let mut document = group_document(g, versions);
-                document["kind"] = "APIGroup".into();
-                document["apiVersion"] = "v1".into();
-                document
-            }))
-        }
-        ["apis", group, version] => found(resource_list(group, version)),
-        _ => return None,
-    })
+/// A server's discovery documents that are worth keeping.
+#[derive(Default)]
+pub(crate) struct Documents {
+    core: OnceLock<Document>,
+    named: OnceLock<Document>,
+}
+
+impl Documents {
+    fn aggregated(&self, headers: &HeaderMap, core_group: bool) -> Response<Body> {
+        let kept = if core_group { &self.core } else { &self.named };
+        let document = kept.get_or_init(|| aggregated(core_group));
+        document::answer(headers, &document.etag, AGGREGATED, || {
+            document.bytes.clone()
+        })
+    }
+
+    /// Answers `/api`, `/apis`, `/api/v1`, `/apis/GROUP` and `/apis/GROUP/VERSION`; `None` for other paths.
+    ///
+    /// # Errors
+    /// 404 for groups and versions that are not served.
+    pub(crate) fn serve(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        address: &str,
+    ) -> Option<Result<Response<Body>, Status>> {
+        let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+        let missing = || Err(Status::no_such_path());
+        let found =
+            |document: Option<Value>| document.map_or_else(missing, |d| Ok(answer::value(&d)));
+        Some(match parts.as_slice() {
+            ["api"] if wants_aggregated(headers) => Ok(self.aggregated(headers, true)),
+            ["apis"] if wants_aggregated(headers) => Ok(self.aggregated(headers, false)),
+            ["api"] => Ok(answer::value(&json!({
+                "kind": "APIVersions", "versions": ["v1"],
+                "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
+            }))),
+            ["apis"] => {
+                let list: Vec<Value> = groups()
+                    .iter()
+                    .filter(|(g, _)| !g.is_empty())
+                    .map(|(g, versions)| group_document(g, versions))
+                    .collect();
+                Ok(answer::value(
+                    &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list}),
+                ))
+            }
+            ["api", version] => found(resource_list("", version)),
+            ["apis", group] => {
+                let all = groups();
+                let known = all.iter().find(|(g, _)| g == group && !g.is_empty());
+                found(known.map(|(g, versions)| {
+                    let mut document = group_document(g, versions);
+                    document["kind"] = "APIGroup".into();
+                    document["apiVersion"] = "v1".into();
+                    document
+                }))
+            }
+            ["apis", group, version] => found(resource_list(group, version)),
+            _ => return None,
+        })
+    }
 }

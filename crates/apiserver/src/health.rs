@@ -8,7 +8,7 @@ use serde_json::json;
 use skiff_http::Body;
 
 use crate::request::RequestInfo;
-use crate::{Core, answer, discovery, exposition};
+use crate::{Core, answer, exposition};
 
 /// Answers a path.
 ///
@@ -23,13 +23,16 @@ pub async fn serve(
         return Err(Status::no_such_path());
     }
     let path = info.path.trim_end_matches('/');
-    if let Some(answered) = discovery::serve(path, headers, &core.advertise.to_string()) {
+    if let Some(answered) = core
+        .discovery
+        .serve(path, headers, &core.advertise.to_string())
+    {
         return answered;
     }
     match path {
         "" => Ok(answer::value(&json!({"paths": [
             "/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics",
-            "/metrics/slis",            "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version",
+            "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version",
         ]}))),
         "/version" => Ok(answer::value(&version())),
         "/metrics" => exposition::metrics(core).await,
@@ -42,7 +45,7 @@ pub async fn serve(
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],
         }))),
-        _ if path.starts_with("/openapi/") => openapi(core, path, headers),
+        _ if path.starts_with("/openapi/") => core.openapi.serve(info, headers),
         _ => {
             let mut parts = path.trim_start_matches('/').splitn(2, '/');
             match parts.next() {
@@ -148,53 +151,4 @@ async fn health(
         ));
     }
     Ok(answer::text(StatusCode::OK, "ok"))
-}
-
-/// The OpenAPI documents: JSON, and v2 as protobuf too, which older kubectls insist on.
-fn openapi(core: &Core, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Status> {
-    use api::openapi_protobuf::{ANSWERED_MEDIA_TYPE, MEDIA_TYPE};
-    let accept = headers
-        .get(http::header::ACCEPT)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or("");
-    let accepts = |wanted: &[&str]| {
-        accept
-            .split(',')
-            .any(|c| wanted.contains(&c.split(';').next().unwrap_or("").trim()))
-    };
-    if path == "/openapi/v2" && accepts(&[MEDIA_TYPE]) {
-        let document: serde_json::Value =
-            serde_json::from_slice(&core.openapi().v2()).map_err(Status::internal)?;
-        let mut response = answer::json(StatusCode::OK, api::openapi_protobuf::encode(&document));
-        response.headers_mut().insert(
-            http::header::CONTENT_TYPE,
-            http::HeaderValue::from_static(ANSWERED_MEDIA_TYPE),
-        );
-        return Ok(response);
-    }
-    if !accept.is_empty() && !accepts(&["application/json", "application/*", "*/*"]) {
-        return Err(Status::not_acceptable(&["application/json"]));
-    }
-    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let openapi = core.openapi();
-    let document = match parts.as_slice() {
-        ["openapi", "v2"] => Some(openapi.v2()),
-        ["openapi", "v3"] => Some(openapi.v3_index()),
-        ["openapi", "v3", "api", version] => openapi.v3("", version),
-        ["openapi", "v3", "apis", group, version] => openapi.v3(group, version),
-        _ => None,
-    };
-    let bytes = document.ok_or_else(Status::no_such_path)?;
-    let etag = format!("\"{}\"", discovery::hash(&bytes));
-    if headers
-        .get(http::header::IF_NONE_MATCH)
-        .is_some_and(|v| v.as_bytes() == etag.as_bytes())
-    {
-        return Ok(answer::text(StatusCode::NOT_MODIFIED, ""));
-    }
-    let mut response = answer::json(StatusCode::OK, bytes);
-    if let Ok(value) = etag.parse() {
-        response.headers_mut().insert(http::header::ETAG, value);
-    }
-    Ok(response)
 }

@@ -10,12 +10,14 @@ pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod discovery;
+mod document;
 pub mod encryption;
 mod exposition;
 mod health;
 mod impersonation;
 mod metrics;
 mod object;
+mod openapi;
 mod patch;
 pub mod registry;
 pub mod request;
@@ -112,7 +114,8 @@ pub struct Core {
     slis: world::metrics::Metrics,
     /// Objects encoded to be stored.
     encodes: Counter,
-    openapi: std::sync::OnceLock<api::openapi::OpenApi>,
+    openapi: openapi::Documents,
+    discovery: discovery::Documents,
     tracing: Option<trace::Join>,
 }
 
@@ -125,12 +128,6 @@ impl Core {
         api::facts::kind(group, version, plural)
             .filter(|k| served(k))
             .ok_or_else(Status::no_such_path)
-    }
-
-    /// The OpenAPI documents, built when the first is asked for.
-    fn openapi(&self) -> &api::openapi::OpenApi {
-        self.openapi
-            .get_or_init(|| api::openapi::OpenApi::new(served))
     }
 
     /// Tells who keeps something of the stored objects in another form that one of them changed.
@@ -206,7 +203,8 @@ impl ApiServer {
             shutdown,
             advertise,
             ready: AtomicBool::new(false),
-            openapi: std::sync::OnceLock::new(),
+            openapi: openapi::Documents::new(),
+            discovery: discovery::Documents::default(),
             tracing,
         });
         bootstrap::run(&core, advertise).await?;

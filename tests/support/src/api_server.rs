@@ -34,6 +34,18 @@ pub struct Answer {
     pub bytes: bytes::Bytes,
     /// `Content-Type`.
     pub content_type: String,
+    pub headers: http::HeaderMap,
+}
+
+impl Answer {
+    /// A header's value; empty if there is none.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+    }
 }
 
 impl Answer {
@@ -250,6 +262,7 @@ impl Server {
         let content_type = answer.headers().get("content-type");
         let content_type = content_type.and_then(|v| v.to_str().ok());
         let content_type = content_type.unwrap_or_default().to_owned();
+        let headers = answer.headers().clone();
         let bytes = body::collect(answer.into_body(), 64 << 20)
             .await
             .expect("a body");
@@ -261,6 +274,7 @@ impl Server {
             text,
             bytes,
             content_type,
+            headers,
         }
     }
 

@@ -7,6 +7,7 @@ mod bad_input;
 mod budgets;
 mod certificates;
 mod deletion;
+mod documents;
 mod election;
 mod escalation;
 mod floors;
